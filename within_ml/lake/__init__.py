@@ -1,0 +1,1 @@
+"""The data lake: contracts, the Delta store, the catalog, sources and the simulated agency."""
