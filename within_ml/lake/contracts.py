@@ -238,16 +238,34 @@ AD_SCORES = Contract(
         _date("date", "Day as of which the ad is scored; the prediction is for the seven days after it"),
         *_AD,
         Column("predicted_ctr", pa.float64(), "Calibrated click-through rate", False, "fraction", 0, 1),
-        Column("ad_score", pa.float64(), "Percentile of predicted_ctr among the platform's training predictions",
-               **_SCORE_0_100),
-        Column("engagement_score", pa.float64(), "Percentile of the text score among training ads", True,
-               **_SCORE_0_100),
+        Column(
+            "ad_score",
+            pa.float64(),
+            "Percentile of predicted_ctr among the platform's training predictions",
+            **_SCORE_0_100,
+        ),
+        Column(
+            "engagement_score", pa.float64(), "Percentile of the text score among training ads", True, **_SCORE_0_100
+        ),
         Column("sentiment_score", pa.float64(), "VADER compound sentiment of the text", True, "-1 to 1", -1, 1),
-        Column("complexity_score", pa.float64(), "Reading difficulty of the text: 100 minus Flesch reading ease, clipped",
-               True, **_SCORE_0_100),
+        Column(
+            "complexity_score",
+            pa.float64(),
+            "Reading difficulty of the text: 100 minus Flesch reading ease, clipped",
+            True,
+            **_SCORE_0_100,
+        ),
         _text("topics", "Words of the text that moved the text score most, comma separated"),
-        Column("confidence_score", pa.float64(), "Share of the prediction that rests on the ad's own and its campaign's "
-               "impressions: n / (n + prior impressions)", False, "0 to 1", 0, 1),
+        Column(
+            "confidence_score",
+            pa.float64(),
+            "Share of the prediction that rests on the ad's own and its campaign's "
+            "impressions: n / (n + prior impressions)",
+            False,
+            "0 to 1",
+            0,
+            1,
+        ),
         _text("model_name", "Registered model"),
         _text("model_version", "Version in the registry"),
         _text("feature_version", "Version of the feature catalog"),
