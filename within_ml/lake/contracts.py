@@ -228,7 +228,10 @@ REGIONS = Contract(
     sort_by=("region",),
 )
 
-_SCORE_0_100 = {"unit": "0 to 100", "minimum": 0.0, "maximum": 100.0}
+
+def _score(name: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, pa.float64(), meaning, nullable, "0 to 100", 0, 100)
+
 
 AD_SCORES = Contract(
     "ad_scores",
@@ -238,23 +241,10 @@ AD_SCORES = Contract(
         _date("date", "Day as of which the ad is scored; the prediction is for the seven days after it"),
         *_AD,
         Column("predicted_ctr", pa.float64(), "Calibrated click-through rate", False, "fraction", 0, 1),
-        Column(
-            "ad_score",
-            pa.float64(),
-            "Percentile of predicted_ctr among the platform's training predictions",
-            **_SCORE_0_100,
-        ),
-        Column(
-            "engagement_score", pa.float64(), "Percentile of the text score among training ads", True, **_SCORE_0_100
-        ),
+        _score("ad_score", "Percentile of predicted_ctr among the platform's training predictions"),
+        _score("engagement_score", "Percentile of the text score among training ads", nullable=True),
         Column("sentiment_score", pa.float64(), "VADER compound sentiment of the text", True, "-1 to 1", -1, 1),
-        Column(
-            "complexity_score",
-            pa.float64(),
-            "Reading difficulty of the text: 100 minus Flesch reading ease, clipped",
-            True,
-            **_SCORE_0_100,
-        ),
+        _score("complexity_score", "Reading difficulty: 100 minus Flesch reading ease, clipped", nullable=True),
         _text("topics", "Words of the text that moved the text score most, comma separated"),
         Column(
             "confidence_score",
@@ -280,4 +270,4 @@ AD_SCORES = Contract(
 CONTRACTS: Mapping[str, Contract] = MappingProxyType(
     {c.table: c for c in (AD_PERFORMANCE, ADS, CAMPAIGNS, ACCOUNTS, REGIONS, AD_SCORES)}
 )
-"""Contracts of the source tables and of the published ones; derived feature tables have theirs beside their definition."""
+"""Contracts of the source and the published tables; feature tables have theirs beside their definition."""

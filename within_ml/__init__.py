@@ -1,0 +1,1 @@
+"""WITHIN: nightly, calibrated advertising scores from a data lake."""
