@@ -16,13 +16,14 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 COMMIT_ATTEMPTS = 40
 """A writer that loses the race for a version prepares its commit again this many times."""
+
+ROWS_PER_COMMIT = 500_000
+"""A stream of days is committed whenever this many rows have gathered."""
 
 SORT_COLUMNS = ("platform", "account_id", "campaign_id", "ad_id")
 """Order of the rows of tables without a contract, so that readers of one account skip row groups."""
@@ -66,15 +70,32 @@ class Narrowing:
             mask = pc.and_(mask, pc.is_in(rows[column], pa.array(values, rows[column].type)))
         return mask.combine_chunks() if isinstance(mask, pa.ChunkedArray) else mask
 
+    def outside(self, rows: pa.Table) -> pa.Table:
+        """Rows that do not belong to the narrowing."""
+        return rows.filter(pc.invert(self.mask(rows)))
+
+    def check(self, rows: pa.Table) -> None:
+        """Check that all rows belong to the narrowing.
+
+        Raises
+        ------
+        InputError
+            If one does not.
+        """
+        if self.outside(rows).num_rows:
+            raise InputError(
+                "A narrowed write must bring only rows of its accounts and campaigns, however there are others."
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One atomic change of a table: its new version, the partitions replaced and their rows afterwards."""
+    """One atomic change of a table: its new version, its rows afterwards, and those of each partition replaced."""
 
     table: str
     version: int
     rows: int
-    dates: tuple[date, ...]
+    rows_by_date: Mapping[date, int]
 
 
 class LakeStore:
@@ -196,7 +217,13 @@ class LakeStore:
         return name
 
     def replace(
-        self, table: str, partitions: Mapping[date, pa.Table], *, run_id: str, narrowing: Narrowing | None = None
+        self,
+        table: str,
+        partitions: Mapping[date, pa.Table],
+        *,
+        run_id: str,
+        narrowing: Narrowing | None = None,
+        keep: Callable[[pa.Table], pa.Table] | None = None,
     ) -> Commit:
         """Replace the partitions of these days, all in one commit.
 
@@ -208,6 +235,8 @@ class LakeStore:
             Written into the table's history.
         narrowing
             Replace only these accounts' and campaigns' rows; the partition's other rows stay.
+        keep
+            More general: returns the rows of a present partition that stay beside the new ones.
 
         Raises
         ------
@@ -219,28 +248,71 @@ class LakeStore:
         days = sorted(partitions)
         rows = {day: _without_date(partitions[day], day, table) for day in days}
         schema = _common_schema(table, rows.values())
+        if narrowing:
+            for incoming in rows.values():
+                narrowing.check(incoming)
+            keep = narrowing.outside
 
-        def prepare(delta: DeltaTable) -> dict[date, pa.Table]:
-            if not narrowing:
+        def prepare(delta: DeltaTable | None) -> dict[date, pa.Table]:
+            if keep is None or delta is None:
                 return rows
-            return {d: _narrowed(self.read(table, {"date": d}), rows[d], narrowing) for d in days}
+            present = self.read(table, {"date": list(days)})
+            return {day: _joined(keep(present.filter(pc.equal(present["date"], day))), rows[day]) for day in days}
 
         return self._commit(table, schema, prepare, days, run_id)
+
+    def replace_stream(
+        self,
+        table: str,
+        days: Iterable[tuple[date, pa.Table]],
+        *,
+        run_id: str,
+        narrowing: Narrowing | None = None,
+    ) -> Commit:
+        """Replace partitions as they come, in commits of whole days of about `ROWS_PER_COMMIT` rows.
+
+        A process that is killed has lost only the days after its last commit.
+        """
+        written: dict[date, int] = {}
+        waiting: dict[date, pa.Table] = {}
+        commit: Commit | None = None
+        for day, rows in days:
+            waiting[day] = rows
+            if sum(t.num_rows for t in waiting.values()) >= ROWS_PER_COMMIT:
+                commit = self.replace(table, waiting, run_id=run_id, narrowing=narrowing)
+                written |= commit.rows_by_date
+                waiting = {}
+        if waiting or commit is None:
+            commit = self.replace(table, waiting, run_id=run_id, narrowing=narrowing)
+            written |= commit.rows_by_date
+        return Commit(table, commit.version, sum(written.values()), written)
 
     def overwrite(self, table: str, rows: pa.Table, *, run_id: str) -> Commit:
         """Replace all rows of a table without partitions, in one commit."""
         return self.transform(table, lambda _: rows, run_id=run_id)
 
-    def transform(self, table: str, change: Callable[[pa.Table | None], pa.Table], *, run_id: str) -> Commit:
+    def transform(
+        self,
+        table: str,
+        change: Callable[[pa.Table | None], pa.Table],
+        *,
+        run_id: str,
+        progress: Mapping[str, int] | None = None,
+    ) -> Commit:
         """Replace all rows of a table without partitions by a function of the present ones (None at first).
 
-        The function is called again where another writer came first, so that no one's change is lost.
+        The function is called again where another writer came first, so that no one's change is lost. ``progress``
+        (name → number) is stored with the commit, atomically, and can be read by `progress`.
         """
 
         def prepare(delta: DeltaTable | None) -> pa.Table:
             return change(delta.to_pyarrow_table() if delta is not None else None)
 
-        return self._commit(table, None, prepare, None, run_id)
+        return self._commit(table, None, prepare, None, run_id, progress or {})
+
+    def progress(self, table: str, name: str) -> int:
+        """How far a writer had come with its input at the table's newest version; 0 before its first write."""
+        return (self._open(table).transaction_version(name) or 0) if self.exists(table) else 0
 
     def _open(self, table: str) -> DeltaTable:
         return DeltaTable(self.uri(table), storage_options=self.storage_options)
@@ -252,6 +324,7 @@ class LakeStore:
         prepare: Callable[[Any], Any],
         days: Sequence[date] | None,
         run_id: str,
+        progress: Mapping[str, int] = MappingProxyType({}),
     ) -> Commit:
         last: Exception | None = None
         for attempt in range(COMMIT_ATTEMPTS):
@@ -265,7 +338,7 @@ class LakeStore:
                 if delta.version() > 0:  # another writer was first; prepare again from what it wrote
                     continue
             try:
-                return self._try_commit(table, delta, content, days, run_id)
+                return self._try_commit(table, delta, content, days, run_id, progress)
             except CommitFailedError as error:
                 last = error
                 # Losers wait a random, growing moment, so that they do not collide again in step.
@@ -289,7 +362,13 @@ class LakeStore:
             return self._open(table)
 
     def _try_commit(
-        self, table: str, delta: DeltaTable, content: Any, days: Sequence[date] | None, run_id: str
+        self,
+        table: str,
+        delta: DeltaTable,
+        content: Any,
+        days: Sequence[date] | None,
+        run_id: str,
+        progress: Mapping[str, int],
     ) -> Commit:
         partitioned = days is not None
         parts = content if partitioned else {None: content}
@@ -309,12 +388,14 @@ class LakeStore:
             partition_by=["date"] if partitioned else None,
             partition_filters=[("date", "in", [d.isoformat() for d in days])] if partitioned and days else None,
             commit_properties=CommitProperties(
-                custom_metadata={"run_id": run_id, "partitions": shown_days}, max_commit_retries=0
+                custom_metadata={"run_id": run_id, "partitions": shown_days},
+                max_commit_retries=0,
+                app_transactions=[Transaction(app_id=name, version=n) for name, n in progress.items()],
             ),
         )
         rows_written = sum(rows.num_rows for rows in parts.values())
         logger.info("%s: %d rows in %d partitions, version %d", table, rows_written, len(parts), version)
-        return Commit(table, version, rows_written, tuple(days or ()))
+        return Commit(table, version, rows_written, {d: r.num_rows for d, r in parts.items() if d is not None})
 
     def _evolve(self, table: str, delta: DeltaTable, incoming: pa.Schema) -> DeltaTable:
         """Add columns that the table does not have yet; older partitions read them as null."""
@@ -345,15 +426,8 @@ def _common_schema(table: str, tables: Iterable[pa.Table]) -> pa.Schema:
     return schemas[0]
 
 
-def _narrowed(present: pa.Table, incoming: pa.Table, narrowing: Narrowing) -> pa.Table:
-    """Rows of a partition after only the narrowing's rows were replaced."""
-    outside = pc.invert(narrowing.mask(incoming))
-    if pc.any(outside).as_py():
-        raise InputError(
-            "A narrowed write must bring only rows of its accounts and campaigns, however there are others."
-        )
-    kept = present.filter(pc.invert(narrowing.mask(present))).drop_columns(["date"])
-    return pa.concat_tables([kept, incoming], promote_options="permissive")
+def _joined(kept: pa.Table, incoming: pa.Table) -> pa.Table:
+    return pa.concat_tables([kept.drop_columns(["date"]), incoming], promote_options="permissive")
 
 
 def _fitted(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -207,3 +207,9 @@ def test_transform_loses_no_change(store):
             "names", lambda old, n=name: pa.table({"n": [*(old["n"].to_pylist() if old else []), n]}), run_id="r"
         )
     assert store.read("names")["n"].to_pylist() == ["a", "b", "c"]
+
+
+def test_progress_is_part_of_the_commit(store):
+    store.transform("names", lambda _: pa.table({"n": ["a"]}), run_id="r", progress={"landing": 7})
+    assert store.progress("names", "landing") == 7
+    assert store.progress("names", "other") == 0

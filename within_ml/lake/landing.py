@@ -1,0 +1,377 @@
+"""From landing files to lake tables: what has landed, which days it covers, and the partitions made of it.
+
+A landing file is registered once per content; its days then belong to it. A partition is made of all registered files
+that cover its day, in the order of their registration: rows of a later file replace rows of the same key, and a file
+whose content changed replaces all rows that its older content brought. Nothing is read from outside the landing zone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from within_ml.errors import LakeError, SourceError, WithinError, shown
+from within_ml.lake.audit import Audit, audit, check_share
+from within_ml.lake.contracts import CONTRACTS, Contract
+from within_ml.lake.quarantine import quarantine, without_keys
+from within_ml.lake.sources import (
+    LandingFile,
+    SourceMapping,
+    inspect_file,
+    landing_path,
+    load_mapping,
+    read_source,
+    sha256_of,
+    shipped_mappings,
+)
+from within_ml.lake.store import Commit, LakeStore
+from within_ml.lake.versions import merge_rows, merge_versions
+
+logger = logging.getLogger(__name__)
+
+TABLE = "landing_files"
+PERFORMANCE = "ad_performance"
+DIMENSIONS = ("ads", "campaigns", "accounts", "regions")
+MAPPING_FILE = "source.yaml"
+"""A mapping of one's own stands under this name in the source's folder of the landing zone."""
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz")
+CADENCE_DAYS = {"daily": 1, "weekly": 7}
+
+NO_DATE = date(1970, 1, 1)
+"""Partition of the quarantine for rejected rows of files that have no days at all."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("sequence", pa.int64()),
+        pa.field("path", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("cadence", pa.string()),
+        pa.field("content", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("rows", pa.int64()),
+        pa.field("first_date", pa.date32()),
+        pa.field("last_date", pa.date32()),
+        pa.field("tables", pa.list_(pa.string())),
+        pa.field("run_id", pa.string()),
+    ]
+)
+"""Columns of the lake table ``landing_files``: one row per content that a landing file ever had."""
+
+
+@dataclass(frozen=True, slots=True)
+class LandingZone:
+    """The folder where exports land: one subfolder per source, with its own mapping where it is not a shipped one.
+
+    Examples
+    --------
+    >>> LandingZone(Path("data_lake/landing")).mapping("google_ads").cadence
+    'daily'
+    """
+
+    root: Path
+
+    def mapping(self, source: str) -> SourceMapping:
+        """The mapping of a source: its own in the landing zone, else the shipped one."""
+        own = self.root / source / MAPPING_FILE
+        return load_mapping(own if own.exists() else source)
+
+    def discover(self) -> list[tuple[Path, str]]:
+        """Files in the folders of sources that have a mapping, with the source's name."""
+        shipped = set(shipped_mappings())
+        folders = sorted(f for f in self.root.iterdir() if f.is_dir()) if self.root.is_dir() else []
+        known = [f for f in folders if f.name in shipped or (f / MAPPING_FILE).exists()]
+        return [(p, f.name) for f in known for p in sorted(f.rglob("*")) if p.name.lower().endswith(SUFFIXES)]
+
+    def relative(self, path: Path) -> str:
+        """The path as the ledger has it, below the root."""
+        return path.resolve().relative_to(self.root.resolve()).as_posix()
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One row of the ledger: a content of a landing file and the days it covers (None for files without days)."""
+
+    sequence: int
+    path: str
+    source: str
+    cadence: str
+    content: str
+    rows: int
+    first_date: date | None
+    last_date: date | None
+    tables: tuple[str, ...]
+
+    def covers(self, day: date) -> bool:
+        """Whether the file tells what happened on this day."""
+        if self.first_date is None or self.last_date is None or not self.first_date <= day <= self.last_date:
+            return False
+        return (day - self.first_date).days % CADENCE_DAYS[self.cadence] == 0
+
+    def awaits(self, day: date) -> bool:
+        """Whether, going on with its cadence, the source should have brought a file for this day."""
+        if self.first_date is None or self.last_date is None or day <= self.last_date:
+            return False
+        return (day - self.first_date).days % CADENCE_DAYS[self.cadence] == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a look at the landing zone brought: new contents, and files that were refused with the sentence why."""
+
+    new: tuple[Registered, ...]
+    refused: Mapping[str, str]
+
+    @property
+    def days(self) -> tuple[date, ...]:
+        """Days whose partitions the new files change."""
+        found: set[date] = set()
+        for file in self.new:
+            if file.first_date is not None and file.last_date is not None and PERFORMANCE in file.tables:
+                span = (file.last_date - file.first_date).days + 1
+                found |= {file.first_date + timedelta(days=n) for n in range(span)}
+        return tuple(sorted(found))
+
+
+def register(
+    store: LakeStore, zone: LandingZone, files: Iterable[tuple[Path, str]] | None = None, *, run_id: str
+) -> Registration:
+    """Enter new contents of landing files into the ledger; a known content is passed over.
+
+    Parameters
+    ----------
+    files
+        Paths with the name of their source; everything in the landing zone where None.
+
+    Returns
+    -------
+    Registration
+        What is new, and the files that could not be used; nothing of those is registered.
+    """
+    known = {(r.path, r.content) for r in current_files(store)}
+    new: list[LandingFile] = []
+    refused: dict[str, str] = {}
+    for path, source in zone.discover() if files is None else files:
+        try:
+            mapping = zone.mapping(source)
+            relative = zone.relative(landing_path(zone.root, path))
+            if (relative, _content(path, mapping)) not in known:
+                new.append(replace(inspect_file(mapping, path), path=relative))
+        except WithinError as error:
+            refused[str(path)] = str(error)
+    if not new:
+        return Registration((), refused)
+    contents = {file.path: _content(zone.root / file.path, zone.mapping(file.source)) for file in new}
+    store.transform(TABLE, lambda old: _entered(old, new, contents, zone, run_id), run_id=run_id)
+    added = {(file.path, contents[file.path]) for file in new}
+    return Registration(tuple(r for r in current_files(store) if (r.path, r.content) in added), refused)
+
+
+def ledger(store: LakeStore) -> list[Registered]:
+    """All contents that landing files ever had, in the order of their registration."""
+    if not store.exists(TABLE):
+        return []
+    rows = store.read(TABLE).drop_columns(["bytes", "run_id"]).sort_by("sequence").to_pylist()
+    return [Registered(**row | {"tables": tuple(row["tables"])}) for row in rows]
+
+
+def current_files(store: LakeStore) -> list[Registered]:
+    """The newest content of each landing file, in the order of registration."""
+    newest = {r.path: r for r in ledger(store)}
+    return sorted(newest.values(), key=lambda r: r.sequence)
+
+
+def expected_days(store: LakeStore, first: date, last: date) -> list[date]:
+    """Days of the calendar of ad_performance: those that a source covers, or skipped between two of its files."""
+    sources: dict[str, list[Registered]] = {}
+    for file in current_files(store):
+        if PERFORMANCE in file.tables and file.first_date is not None:
+            sources.setdefault(file.source, []).append(file)
+    found: set[date] = set()
+    for files in sources.values():
+        begin = min(f.first_date for f in files if f.first_date is not None)
+        end = max(f.last_date for f in files if f.last_date is not None)
+        step = CADENCE_DAYS[files[0].cadence]
+        skipped = -(-max((first - begin).days, 0) // step) * step
+        day = begin + timedelta(days=skipped)
+        while day <= min(end, last):
+            found.add(day)
+            day += timedelta(days=step)
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of one table: the commit, rows in quarantine and counts per reason."""
+
+    commit: Commit
+    rejected: int
+    reasons: Mapping[str, int]
+    files: tuple[str, ...]
+
+
+def ingest_days(store: LakeStore, zone: LandingZone, days: Sequence[date], *, run_id: str) -> Ingested:
+    """Make the partitions of ad_performance for these days, audited before they are committed, in one commit.
+
+    Raises
+    ------
+    LakeError
+        If a source should have brought a file for a day and none did.
+    ContractError
+        If more rows of a day break the contract than may be; nothing is committed then.
+    """
+    files = [f for f in current_files(store) if PERFORMANCE in f.tables]
+    _require_files(files, days)
+    covering = [f for f in files if any(f.covers(d) for d in days)]
+    contract, wanted = CONTRACTS[PERFORMANCE], pa.array(sorted(set(days)), pa.date32())
+    rows, audits = contract.schema.empty_table(), []
+    for file in covering:
+        mapped = _read(zone, file, PERFORMANCE, (min(days), max(days)))
+        audits.append(audit(mapped, contract))
+        newer = audits[-1].accepted.filter(pc.is_in(audits[-1].accepted["date"], wanted))
+        rows = pa.concat_tables([without_keys(rows, newer, contract.key), newer])
+    _check_days(audits, contract)
+    rejected = [_rejected(result, file) for result, file in zip(audits, covering, strict=True)]
+    count = _quarantined(store, PERFORMANCE, rejected, days, run_id)
+    owned = pa.array([f.path for f in covering], pa.string())
+
+    def others(present: pa.Table) -> pa.Table:
+        """Rows of files that do not cover the day any more stay, unless a covering file tells the same key."""
+        kept = present.filter(pc.invert(pc.fill_null(pc.is_in(present["source_file"], owned), False)))
+        return without_keys(kept, rows, contract.key)
+
+    partitions = {d: rows.filter(pc.equal(rows["date"], d)) for d in sorted(set(days))}
+    commit = store.replace(PERFORMANCE, partitions, run_id=run_id, keep=others)
+    return Ingested(commit, count, _summed(audits), tuple(f.path for f in covering))
+
+
+def ingest_dimension(store: LakeStore, zone: LandingZone, table: str, *, run_id: str) -> Ingested | None:
+    """Merge the files that landed since the last time into a table without partitions; None when nothing landed.
+
+    Raises
+    ------
+    ContractError
+        If more rows of a file break the contract than may be; nothing is committed then.
+    """
+    contract = CONTRACTS[table]
+    done = store.progress(table, TABLE)
+    waiting = [f for f in current_files(store) if f.sequence > done and table in f.tables]
+    if not waiting:
+        return None
+    audits = [audit(_read(zone, file, table, None), contract) for file in waiting]
+    for result in audits:
+        check_share(result, contract)
+    count = 0
+    for result, file in zip(audits, waiting, strict=True):
+        rejected = {file.first_date or NO_DATE: _rejected(result, file).drop_columns(["date"])}
+        count += quarantine(store, table, rejected, files=(file.path,), run_id=run_id)
+
+    def merged(present: pa.Table | None) -> pa.Table:
+        for rows in (result.accepted for result in audits):
+            present = merge_versions(present, rows) if table == "ads" else merge_rows(present, rows, contract)
+        return present if present is not None else contract.schema.empty_table()
+
+    commit = store.transform(table, merged, run_id=run_id, progress={TABLE: waiting[-1].sequence})
+    return Ingested(commit, count, _summed(audits), tuple(f.path for f in waiting))
+
+
+def _require_files(files: Sequence[Registered], days: Sequence[date]) -> None:
+    """Check that no day is empty only because its file has not come."""
+    missing = [d for d in days if not any(f.covers(d) for f in files) and any(f.awaits(d) for f in files)]
+    if missing:
+        raise LakeError(
+            f"{PERFORMANCE} needs a landing file for each day of its sources' calendars; none covers "
+            f"{shown(d.isoformat() for d in missing)}. Put the export into the landing zone and ingest it."
+        )
+
+
+def _read(zone: LandingZone, file: Registered, table: str, dates: tuple[date, date] | None) -> pa.Table:
+    path = zone.root / file.path
+    mapping = zone.mapping(file.source)
+    if not path.exists():
+        raise SourceError(
+            f"The landing file {file.path} was registered and must stay, however it is gone; put it back."
+        )
+    if _content(path, mapping) != file.content:
+        raise SourceError(
+            f"The landing file {file.path} or its mapping changed after it was registered; ingest it again first."
+        )
+    return read_source(mapping, path, dates=dates, tables=(table,), label=file.path)[table]
+
+
+def _content(path: Path, mapping: SourceMapping) -> str:
+    """What makes a file new: its bytes, and the mapping by which they are read."""
+    how = hashlib.sha256(repr(replace(mapping, origin="")).encode()).hexdigest()
+    return f"{sha256_of(path)[:32]}-{how[:16]}"
+
+
+def _check_days(audits: Sequence[Audit], contract: Contract) -> None:
+    """Block a day of which too many rows are rejected; rows without a readable day count with the whole."""
+    accepted = pa.concat_tables([a.accepted.select(["date"]) for a in audits]) if audits else None
+    if accepted is None:
+        return
+    rejected = pa.concat_tables([a.rejected for a in audits])
+    for day in pc.unique(rejected["date"]).to_pylist():
+        same = pc.is_null(rejected["date"]) if day is None else pc.equal(rejected["date"], day)
+        good = accepted if day is None else accepted.filter(pc.equal(accepted["date"], day))
+        bad = rejected.filter(same)
+        codes = Counter(code for text in bad["reasons"].to_pylist() for code in text.split(","))
+        check_share(Audit(good, bad, dict(codes.most_common())), contract, what=f"{contract.table} of {day}")
+
+
+def _rejected(result: Audit, file: Registered) -> pa.Table:
+    """Rejected rows with their file; a row without a readable day stands under the file's first day."""
+    dates = pc.fill_null(result.rejected["date"], file.first_date or NO_DATE)
+    files = pa.repeat(pa.scalar(file.path), result.rejected.num_rows)
+    return pa.table(
+        {"date": dates, "source_file": files, "reasons": result.rejected["reasons"], "row": result.rejected["row"]}
+    )
+
+
+def _quarantined(store: LakeStore, table: str, rejected: Sequence[pa.Table], days: Sequence[date], run_id: str) -> int:
+    if not rejected:
+        return quarantine(store, table, {}, files=None, run_id=run_id)
+    rows = pa.concat_tables(rejected)
+    by_day = {day: rows.filter(pc.equal(rows["date"], day)).drop_columns(["date"]) for day in days}
+    return quarantine(store, table, by_day, files=None, run_id=run_id)
+
+
+def _summed(audits: Iterable[Audit]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for result in audits:
+        total.update(result.reasons)
+    return dict(total.most_common())
+
+
+def _entered(
+    old: pa.Table | None, new: Sequence[LandingFile], contents: Mapping[str, str], zone: LandingZone, run_id: str
+) -> pa.Table:
+    present = old if old is not None else SCHEMA.empty_table()
+    known = dict(zip(present["path"].to_pylist(), present["content"].to_pylist(), strict=True))
+    start = (pc.max(present["sequence"]).as_py() or 0) + 1
+    fresh = [f for f in new if known.get(f.path) != contents[f.path]]
+    rows = [
+        {
+            "sequence": start + n,
+            "path": f.path,
+            "source": f.source,
+            "cadence": zone.mapping(f.source).cadence,
+            "content": contents[f.path],
+            "bytes": f.size,
+            "rows": sum(f.rows.values()),
+            "first_date": f.first_date,
+            "last_date": f.last_date,
+            "tables": list(f.tables),
+            "run_id": run_id,
+        }
+        for n, f in enumerate(fresh)
+    ]
+    return pa.concat_tables([present.cast(SCHEMA), pa.Table.from_pylist(rows, schema=SCHEMA)])

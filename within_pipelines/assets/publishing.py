@@ -1,0 +1,42 @@
+"""Group publishing: what account managers read, in Postgres, one transaction per day."""
+
+from typing import Any
+
+import dagster as dg
+
+from within_ml.lake.contracts import CONTRACTS
+from within_pipelines.assets.features import NarrowingConfig
+from within_pipelines.assets.scoring import ad_scores
+from within_pipelines.metadata import column_schema, measured
+from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
+from within_pipelines.resources import LakeResource, PostgresResource
+
+
+@dg.asset(
+    group_name="publishing",
+    owners=["team:ml"],
+    kinds={"postgres"},
+    partitions_def=DAILY,
+    backfill_policy=BACKFILL_POLICY,
+    deps=[ad_scores],
+    pool="postgres",
+    description="The day's ad scores in Postgres, table ad_scores; publishing twice leaves the same rows.",
+    metadata={"dagster/column_schema": column_schema(CONTRACTS["ad_scores"])},
+)
+def published_scores(
+    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, postgres: PostgresResource
+) -> dg.MaterializeResult[Any]:
+    """Publish each day in its own transaction, so that one that failed leaves the others published."""
+    store, repository = lake.store, postgres.scores()
+    narrowing = config.narrowing()
+    total = 0
+    with measured() as measurement:
+        version = store.version("ad_scores") or 0
+        for day in days(context.partition_keys):
+            rows = store.read("ad_scores", {"date": day, **(narrowing.filters() if narrowing else {})}, version=version)
+            done = repository.publish(rows, day, lake_version=version, run_id=context.run_id, scope=narrowing)
+            context.add_asset_metadata({"dagster/row_count": done.rows_written}, partition_key=day.isoformat())
+            total += done.rows_written
+    context.log.info(f"published {total} rows of {len(context.partition_keys)} days from version {version}")
+    return dg.MaterializeResult(metadata={"lake_version": version, **measurement.metadata})
+

@@ -1,0 +1,107 @@
+"""Group scoring: each ad's prediction for the days after a day, by the model that was asked for."""
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from within_ml.base import ModelType
+from within_ml.features.catalog import FEATURE_VERSION
+from within_ml.lake.audit import audit, blocked
+from within_ml.lake.contracts import CONTRACTS
+from within_ml.lake.store import LakeStore
+from within_pipelines.assets.features import NarrowingConfig, ad_features
+from within_pipelines.metadata import column_schema, committed, measured
+from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
+from within_pipelines.resources import LakeResource, RegistryResource
+
+if TYPE_CHECKING:
+    from within_ml.ad_score import AdScorePredictor
+
+BACKFILL_TAG = "dagster/backfill"
+CONTRACT = CONTRACTS["ad_scores"]
+
+
+class ScoringConfig(NarrowingConfig):
+    """Which model scores: ``champion``, ``as_of`` (the newest vintage that each day could have had), or a version."""
+
+    model: str = "champion"
+    backfill_id: str = ""
+    """Days of one backfill share the models that were resolved when it started."""
+
+
+@dg.asset(
+    group_name="scoring",
+    owners=["team:ml"],
+    kinds={"deltalake", "xgboost", "mlflow"},
+    partitions_def=DAILY,
+    backfill_policy=BACKFILL_POLICY,
+    pool="scoring",
+    deps=[ad_features, "ad_score_champion"],
+    description="The calibrated click-through prediction of each ad for the seven days after the day, and its reasons.",
+    metadata={"dagster/column_schema": column_schema(CONTRACT)},
+)
+def ad_scores(
+    context: dg.AssetExecutionContext, config: ScoringConfig, lake: LakeResource, models: RegistryResource
+) -> dg.MaterializeResult[Any]:
+    """Score each day with the version that its selector resolves to."""
+    store, wanted = lake.store, days(context.partition_keys)
+    backfill_id = config.backfill_id or context.run.tags.get(BACKFILL_TAG, "")
+    with measured() as measurement:
+        registry = models.registry()
+        store.require_dates("ad_features", wanted)
+        versions = (
+            registry.pin(ModelType.AD_SCORE, config.model, wanted, backfill_id=backfill_id)
+            if backfill_id
+            else {day: registry.resolve(ModelType.AD_SCORE, config.model, day) for day in wanted}
+        )
+        scored = _scored(store, config, versions, registry, context.run_id)
+        commit = store.replace_stream("ad_scores", scored, run_id=context.run_id, narrowing=config.narrowing())
+    used = sorted({str(v) for v in versions.values()})
+    return committed(context, commit, measurement, model=config.model, model_versions=", ".join(used))
+
+
+def _scored(
+    store: LakeStore, config: ScoringConfig, versions: dict[date, str], registry: Any, run_id: str
+) -> Iterator[tuple[date, pa.Table]]:
+    narrowing = config.narrowing()
+    sources = {"ad_features": store.version("ad_features")}
+    loaded: dict[str, AdScorePredictor] = {}
+    for day, version in versions.items():
+        if version not in loaded:
+            loaded = {version: registry.load(ModelType.AD_SCORE, version)}
+        features = store.read("ad_features", {"date": day, **(narrowing.filters() if narrowing else {})})
+        yield day, score_rows(loaded[version], features, version=version, source_versions=sources, run_id=run_id)
+
+
+def score_rows(
+    predictor: "AdScorePredictor", features: pa.Table, *, version: str, source_versions: dict[str, int | None], run_id: str
+) -> pa.Table:
+    """Rows of ``ad_scores`` for rows of ``ad_features``, audited against the contract.
+
+    Raises
+    ------
+    ContractError
+        If a prediction breaks the contract.
+    """
+    if not features.num_rows:
+        return CONTRACT.schema.empty_table()
+    scores = pa.Table.from_pandas(predictor.score(features.to_pandas()), preserve_index=False)
+    told = {
+        "model_name": ModelType.AD_SCORE.value,
+        "model_version": str(version),
+        "feature_version": FEATURE_VERSION,
+        "source_versions": json.dumps(source_versions, sort_keys=True),
+        "run_id": run_id,
+    }
+    columns = {name: pa.repeat(value, features.num_rows) for name, value in told.items()}
+    columns |= {name: features[name] for name in features.column_names if name in CONTRACT.names}
+    columns |= {name: scores[name] for name in scores.column_names}
+    rows = pa.table({c.name: pc.cast(columns[c.name], c.type) for c in CONTRACT.columns})
+    result = audit(rows, CONTRACT)
+    blocked(result, CONTRACT, allowed=0.0)
+    return result.accepted

@@ -1,0 +1,34 @@
+"""Jobs: what is launched together. A job is a selection of assets; it holds no code."""
+
+import dagster as dg
+
+from within_pipelines.assets import features, lake, publishing, scoring, training
+
+NIGHTLY_GROUPS = ("lake", "features", "scoring", "publishing")
+
+landing_job = dg.define_asset_job(
+    "landing",
+    selection=dg.AssetSelection.assets(lake.landing_files, *lake.dimensions),
+    description="Register what has landed and merge it into the tables without days.",
+)
+
+performance_job = dg.define_asset_job(
+    "performance",
+    selection=dg.AssetSelection.assets(lake.ad_performance),
+    description="Make the performance partitions of the days that landed or were restated.",
+)
+
+nightly_job = dg.define_asset_job(
+    "nightly",
+    selection=dg.AssetSelection.groups(*NIGHTLY_GROUPS),
+    description="Everything for the day that ended: ingest, features, scores, publication.",
+)
+
+training_job = dg.define_asset_job(
+    "training",
+    selection=dg.AssetSelection.groups("training"),
+    description="Train, calibrate, evaluate and register the model as of a Monday, and ask the gate.",
+)
+
+ALL_JOBS = [landing_job, performance_job, nightly_job, training_job]
+ASSETS = [features, lake, publishing, scoring, training]

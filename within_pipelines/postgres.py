@@ -1,0 +1,49 @@
+"""The process's connection to Postgres: a given server, or a handle on the embedded one, prepared once per process."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from within_ml.database.server import EmbeddedPostgres
+from within_ml.database.urls import DatabaseUrls
+from within_pipelines.settings import Settings
+
+DATA_FOLDER = "postgres"
+
+
+@cache
+def embedded(state_dir: Path) -> EmbeddedPostgres:
+    """This process's handle on the embedded server below a state folder; the server runs while any process has one."""
+    return EmbeddedPostgres(state_dir / DATA_FOLDER).start()
+
+
+@cache
+def databases(postgres_url: str | None, state_dir: Path) -> DatabaseUrls:
+    """URLs of the databases, created and migrated to this version."""
+    from within_ml.database.base import migrate
+
+    urls = DatabaseUrls.from_url(postgres_url) if postgres_url else embedded(state_dir).urls()
+    migrate(urls.within)
+    return urls
+
+
+def prepare_dagster(settings: Settings) -> None:
+    """Set the variables that dagster.yaml names, for this process and those that it starts.
+
+    Raises
+    ------
+    SettingsError
+        If there is no dagster.yaml in the project's folder.
+    """
+    state = settings.state_dir.resolve()
+    urls = databases(settings.postgres_url, state)
+    storage = state / "dagster"
+    storage.mkdir(parents=True, exist_ok=True)
+    os.environ["WITHIN_DAGSTER_POSTGRES_URL"] = urls.dagster
+    os.environ["WITHIN_DAGSTER_STORAGE"] = str(storage)
+    os.environ.setdefault("DAGSTER_HOME", str(project_root()))
+
+
+def project_root() -> Path:
+    """The folder that holds dagster.yaml and the packages."""
+    return Path(__file__).resolve().parent.parent

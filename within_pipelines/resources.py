@@ -1,0 +1,145 @@
+"""What the assets are handed: the lake, the landing zone, Postgres, the registry, the reports' folder, the alert sink.
+
+Only this module knows which real thing stands behind each; tests hand in their own through `build_defs`.
+"""
+
+import json
+import logging
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from within_ml.errors import SettingsError
+from within_ml.lake.landing import LandingZone
+from within_ml.lake.store import LakeStore
+from within_pipelines.postgres import databases
+from within_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from within_ml.database.repository import LedgerRepository, PinRepository, ScoreRepository
+    from within_ml.registry import ModelRegistry
+
+logger = logging.getLogger(__name__)
+
+WEBHOOK_TIMEOUT_SECONDS = 10
+
+
+class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The lake's tables."""
+
+    root: str = Field(description="Folder or URI of the lake's tables")
+    storage_options: dict[str, str] = Field(default_factory=dict, description="Object store options")
+
+    @property
+    def store(self) -> LakeStore:
+        """The store below the root."""
+        return LakeStore(self.root, storage_options=self.storage_options or None)
+
+
+class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folder where exports land."""
+
+    root: str = Field(description="Folder with one subfolder per source")
+
+    @property
+    def zone(self) -> LandingZone:
+        """The landing zone of the library."""
+        return LandingZone(Path(self.root))
+
+    def path(self, relative: str) -> Path:
+        """A path below the root."""
+        return Path(self.root) / relative
+
+
+class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The Postgres server: a given one, or the embedded one below the state folder."""
+
+    postgres_url: str | None = Field(None, description="URL of a server; embedded where empty")
+    state_dir: str = Field(description="Folder of the embedded server's data")
+
+    def scores(self) -> "ScoreRepository":
+        """Where scores are published."""
+        from within_ml.database.repository import ScoreRepository
+
+        return ScoreRepository(self._urls().within)
+
+    def ledger(self) -> "LedgerRepository":
+        """The ledger of promotions."""
+        from within_ml.database.repository import LedgerRepository
+
+        return LedgerRepository(self._urls().within)
+
+    def pins(self) -> "PinRepository":
+        """The models that backfills were pinned to when they started."""
+        from within_ml.database.repository import PinRepository
+
+        return PinRepository(self._urls().within)
+
+    def tracking_uri(self) -> str:
+        """MLflow's tracking URI."""
+        return self._urls().mlflow
+
+    def _urls(self) -> Any:
+        return databases(self.postgres_url, Path(self.state_dir))
+
+
+class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The model registry, and the folder where models are built before they are registered."""
+
+    postgres: PostgresResource
+    artifact_root: str = Field(description="Folder or URI of MLflow's artifacts")
+    vintages_root: str = Field(description="Folder of the models in the making, one per as-of day")
+
+    def registry(self) -> "ModelRegistry":
+        """The registry of the library."""
+        from within_ml.registry import ModelRegistry
+
+        return ModelRegistry(self.postgres.tracking_uri(), self.postgres.ledger(), artifact_root=self.artifact_root)
+
+    def vintage(self, name: str, as_of: str) -> Path:
+        """Folder in which the model of an as-of day is built."""
+        return Path(self.vintages_root) / name / as_of
+
+
+class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where alerts go: the log, and a webhook if one is set."""
+
+    webhook: str | None = Field(None, description="URL that gets a JSON POST")
+
+    def send(self, subject: str, body: str, **facts: str) -> bool:
+        """Log an alert and post it; returns whether the webhook took it (False where none is set).
+
+        A webhook that fails is logged and no error: an alert must not bring down what raised it.
+        """
+        logger.error("%s: %s", subject, body)
+        if not self.webhook:
+            return False
+        if not self.webhook.startswith(("http://", "https://")):
+            raise SettingsError(f"WITHIN_ALERT_WEBHOOK must be an http or https URL, however: {self.webhook!r}.")
+        data = json.dumps({"subject": subject, "text": body, **facts}).encode()
+        request = urllib.request.Request(self.webhook, data, {"Content-Type": "application/json"})  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_SECONDS):  # noqa: S310
+                return True
+        except (urllib.error.URLError, TimeoutError) as error:
+            logger.error("The alert webhook did not take the alert: %s", error)
+            return False
+
+
+def build_resources(settings: Settings) -> dict[str, Any]:
+    """The real resources of a deployment."""
+    state = settings.state_dir.resolve()
+    postgres = PostgresResource(postgres_url=settings.postgres_url, state_dir=str(state))
+    return {
+        "lake": LakeResource(root=settings.lake_root, storage_options=settings.storage_options),
+        "landing": LandingResource(root=str(settings.landing)),
+        "postgres": postgres,
+        "models": RegistryResource(
+            postgres=postgres, artifact_root=str(settings.artifacts), vintages_root=str(state / "vintages")
+        ),
+        "alerts": AlertResource(webhook=settings.alert_webhook),
+    }
