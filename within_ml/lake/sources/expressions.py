@@ -35,11 +35,12 @@ HELPERS: Mapping[str, str] = {
 
 _BLANKS = " \t\r\n\u00a0\u202f\u2009\ufeff"
 _DAY_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y")
-_FORBIDDEN = frozenset(
-    "now today current_date current_time current_timestamp localtime localtimestamp get_current_timestamp "
-    "get_current_time transaction_timestamp random uuid uuidv4 uuidv7 gen_random_uuid setseed current_setting "
-    "getvariable nextval currval getenv query query_table".split()
-)
+_CLOCK = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})
+_FORBIDDEN = _CLOCK | {
+    *("now", "today", "get_current_timestamp", "get_current_time", "transaction_timestamp"),
+    *("random", "uuid", "uuidv4", "uuidv7", "gen_random_uuid", "setseed"),
+    *("current_setting", "getvariable", "nextval", "currval", "getenv", "query", "query_table"),
+}
 _REPEATABLE = "its value would not be the same on every run, or comes from outside the file"
 
 
@@ -108,7 +109,7 @@ def parse(sql: str, *, where: str) -> Expression:
 def macros(*, decimal: str = ".", null_values: Sequence[str] = DEFAULT_NULLS) -> list[str]:
     """Return the statements that create the helpers for one mapping's decimal sign and null texts."""
     nulls = ", ".join(literal(text.strip().lower()) for text in {"": None, **dict.fromkeys(null_values)})
-    group = "[,'’\u00a0\u202f\u2009 ]" if decimal == "." else "[.'’\u00a0\u202f\u2009 ]"
+    group = ("[," if decimal == "." else "[.") + "'\u2019\u00a0\u202f\u2009 ]"
     point = f"\\{decimal}"
     shape = f"[+-]?(\\d+|\\d{{1,3}}({group}\\d{{2,3}})*{group}\\d{{3}})?({point}\\d*)?([eE][+-]?\\d+)?"
     sign = r"(\p{L}{2,3}\.?|\p{L}{0,2}\p{Sc})"
@@ -116,13 +117,14 @@ def macros(*, decimal: str = ".", null_values: Sequence[str] = DEFAULT_NULLS) ->
     days = "[" + ", ".join(literal(f) for f in _DAY_FORMATS) + "]"
     bodies = {
         "clean(x)": f"CASE WHEN lower({text}) IN ({nulls}) THEN NULL ELSE {text} END",
+        "_plain(x)": "replace(clean(x), chr(8722), '-')",
         "_read(x)": f"""CASE WHEN x IS NULL THEN NULL
             WHEN regexp_full_match(x, {literal(shape)}) AND regexp_matches(x, '\\d')
             THEN coalesce(TRY_CAST(replace(regexp_replace(x, {literal(group)}, '', 'g'), {literal(decimal)}, '.')
             AS DOUBLE), CAST('NaN' AS DOUBLE)) ELSE CAST('NaN' AS DOUBLE) END""",
-        "number(x)": """CASE WHEN typeof(x) = 'VARCHAR' THEN _read(replace(clean(x), '−', '-'))
+        "number(x)": """CASE WHEN typeof(x) = 'VARCHAR' THEN _read(_plain(x))
             ELSE TRY_CAST(x AS DOUBLE) END""",
-        "_amount(x)": rf"""regexp_replace(regexp_replace(regexp_replace(replace(clean(x), '−', '-'),
+        "_amount(x)": rf"""regexp_replace(regexp_replace(regexp_replace(_plain(x),
             '^\((.*)\)$', '-\1'), '^([+-]?)\s*{sign}\s*', '\1'), '\s*{sign}$', '')""",
         "money(x)": """CASE WHEN typeof(x) = 'VARCHAR' THEN _read(_amount(x)) ELSE TRY_CAST(x AS DOUBLE) END""",
         "whole(x)": "CASE WHEN number(x) = floor(number(x)) THEN TRY_CAST(number(x) AS BIGINT) END",
@@ -185,8 +187,7 @@ def _refuse(node: dict[str, Any], sql: str, where: str) -> None:
         raise SourceError(f"{where}: an expression over one row is required; {sql!r} contains {what}. Leave it out.")
     name = str(node.get("function_name") or "").lower()
     names = [str(part).lower() for part in node.get("column_names") or []]
-    clock = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
-    if name in _FORBIDDEN or (len(names) == 1 and names[0] in clock):
+    if name in _FORBIDDEN or (len(names) == 1 and names[0] in _CLOCK):
         raise SourceError(f"{where}: {name or names[0]} may not stand in {sql!r}, because {_REPEATABLE}. Leave it out.")
 
 

@@ -111,7 +111,8 @@ def _check_bytes(mapping: SourceMapping, path: Path) -> None:
     looks = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
     if mapping.format == "csv" and looks:
         raise SourceError(
-            f"{path.name}: the mapping {mapping.name} reads csv; the file is {looks}. Export it as CSV, or use another mapping."
+            f"{path.name}: the mapping {mapping.name} reads csv; the file is {looks}. "
+            "Export it as CSV, or use another mapping."
         )
     if mapping.format == "parquet" and looks != "a Parquet file":
         raise SourceError(
