@@ -42,6 +42,7 @@ REJECTED_SCHEMA = pa.schema(
 )
 """Rejected rows: the table they were meant for, their day if readable, comma-separated codes, the row as JSON."""
 
+_NOT_IN_IDS = r"[\x00-\x1f\x7f/\\]"
 _LABELS = frozenset({"source_file"})
 """Columns that say where a row came from and do not make it another row."""
 
@@ -97,7 +98,7 @@ def audit(rows: pa.Table, contract: Contract) -> Audit:
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
         con.register("arrow_rows", table.append_column("__row", pa.array(np.arange(table.num_rows))))
-        bad = con.execute(f"SELECT __row FROM arrow_rows WHERE {' OR '.join(checks.values())}").fetchnumpy()["__row"]
+        bad = con.execute(f"SELECT __row FROM arrow_rows WHERE {_suspect(contract, checks)}").fetchnumpy()["__row"]
         codes = _reasons(con, checks, bad) if len(bad) else {}
         _add_duplicates(con, contract, codes)
         rejected = _rejected(con, contract, codes)
@@ -221,23 +222,32 @@ def _finite(column: Column) -> str:
 
 
 def _no_identifier(name: str) -> str:
-    # The same as ID_PATTERN, in functions that are five times faster than a regular expression with a length.
-    return (
-        f"length({name}) NOT BETWEEN 1 AND 200 OR contains({name}, '/') OR contains({name}, chr(92)) "
-        f"OR regexp_matches({name}, '[\\x00-\\x1f\\x7f]')"
-    )
+    # The same as ID_PATTERN, several times faster than one regular expression with a length.
+    return f"length({name}) NOT BETWEEN 1 AND 200 OR regexp_matches({name}, '{_NOT_IN_IDS}')"
+
+
+def _suspect(contract: Contract, checks: Mapping[str, str]) -> str:
+    """Return a cheap condition that holds for every row that breaks a check, and for few others.
+
+    The ids of a row are searched together and measured in bytes: that halves the time of the whole audit.
+    """
+    ids = [f'"{c.name}"' for c in contract.columns if c.identifier]
+    conditions = [condition for code, condition in checks.items() if not code.endswith("_not_an_identifier")]
+    conditions += [f"coalesce(strlen({name}) NOT BETWEEN 1 AND 200, false)" for name in ids]
+    conditions += [f"regexp_matches(concat({', '.join(ids)}), '{_NOT_IN_IDS}')"] if ids else []
+    return " OR ".join(conditions)
 
 
 def _reasons(con: duckdb.DuckDBPyConnection, checks: Mapping[str, str], bad: np.ndarray) -> dict[int, list[str]]:
     con.register("bad_rows", pa.table({"__row": bad}))
     columns = ", ".join(f"({condition}) AS c{i}" for i, condition in enumerate(checks.values()))
-    found = con.execute(f"SELECT __row, {columns} FROM arrow_rows SEMI JOIN bad_rows USING (__row) ORDER BY __row")
-    values = found.fetchnumpy()
+    table = con.execute(f"SELECT __row, {columns} FROM arrow_rows SEMI JOIN bad_rows USING (__row) ORDER BY __row")
+    values = table.fetchnumpy()
     codes: dict[int, list[str]] = {int(row): [] for row in values["__row"]}
     for i, code in enumerate(checks):
         for row in values["__row"][np.asarray(values[f"c{i}"], dtype=bool)]:
             codes[int(row)].append(code)
-    return codes
+    return {row: found for row, found in codes.items() if found}
 
 
 def _add_duplicates(con: duckdb.DuckDBPyConnection, contract: Contract, codes: dict[int, list[str]]) -> None:

@@ -12,7 +12,9 @@ from within_ml.errors import InputError
 from within_ml.lake.audit import conform
 from within_ml.lake.contracts import AD_KEY, ADS, UNKNOWN, Contract
 
-_TIMES = ("valid_from", "valid_to", "created_at")
+AD_ATTRIBUTES = tuple(name for name in ADS.names if name not in {*AD_KEY, "valid_from", "valid_to", "created_at"})
+"""What makes a version of an ad another version: all but its key and its times."""
+
 _CONTENT = (
     "headline",
     "body",
@@ -69,8 +71,7 @@ def merge_versions(existing: pa.Table | None, incoming: pa.Table) -> pa.Table:
      {'headline': 'Buy now', 'valid_from': datetime.date(2024, 1, 9)}]
     """
     key = ", ".join(AD_KEY)
-    attributes = [name for name in ADS.names if name not in {*AD_KEY, *_TIMES}]
-    same = " AND ".join(f"{name} IS NOT DISTINCT FROM lag({name}) OVER w" for name in attributes)
+    same = " AND ".join(f"{name} IS NOT DISTINCT FROM lag({name}) OVER w" for name in AD_ATTRIBUTES)
     full = " OR ".join(
         f"({name} IS NOT NULL AND {name} <> '{UNKNOWN}')" if name.startswith("audience_") else f"{name} IS NOT NULL"
         for name in _CONTENT

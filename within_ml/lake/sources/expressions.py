@@ -41,6 +41,7 @@ _FORBIDDEN = _CLOCK | {
     *("random", "uuid", "uuidv4", "uuidv7", "gen_random_uuid", "setseed"),
     *("current_setting", "getvariable", "nextval", "currval", "getenv", "query", "query_table"),
 }
+_QUOTING = "Correct it; a column name with blanks, dots or signs stands in double quotes inside the expression."
 _REPEATABLE = "its value would not be the same on every run, or comes from outside the file"
 
 
@@ -93,7 +94,7 @@ def parse(sql: str, *, where: str) -> Expression:
     if answer["error"]:
         raise SourceError(
             f"{where}: one SQL expression over the file's columns is required; {sql!r} is none: "
-            f"{answer['error_message']}. Correct the expression."
+            f"{answer['error_message']}. {_QUOTING}"
         )
     tree = _only_expression(answer["statements"], sql, where)
     columns: dict[str, None] = {}
@@ -164,7 +165,7 @@ def _only_expression(statements: list[dict[str, Any]], sql: str, where: str) -> 
     if not plain:
         raise SourceError(
             f"{where}: exactly one SQL expression is required, without alias, FROM or a second statement; "
-            f"{sql!r} came. Keep only the expression."
+            f"{sql!r} came. {_QUOTING}"
         )
     found: dict[str, Any] = node["select_list"][0]
     return found

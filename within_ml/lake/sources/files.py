@@ -126,7 +126,7 @@ def _create_view(con: duckdb.DuckDBPyConnection, mapping: SourceMapping, path: P
         con.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet({literal(str(parquet))}, file_row_number = true)")
     except duckdb.Error as error:
         raise SourceError(
-            f"{path.name}: a complete Parquet file is required; it cannot be read ({_first_line(error)}), so it is "
+            f"{path.name}: a complete Parquet file is required; it cannot be read ({first_line(error)}), so it is "
             "probably truncated. Copy or export it again."
         ) from error
     names = [row[0] for row in con.execute("DESCRIBE raw").fetchall() if row[0] != "file_row_number"]
@@ -246,10 +246,11 @@ def _csv_problem(error: duckdb.Error) -> str:
         r"(Expected Number of Columns: .*|Value with unterminated quote.*|.*utf-?8.*)", text, re.IGNORECASE
     )
     parts = [f"line {line.group(1)} of the table breaks this" if line else "one line breaks this"]
-    parts += [reason.group(1).strip()] if reason else [_first_line(error)]
+    parts += [reason.group(1).strip()] if reason else [first_line(error)]
     parts += [f"it reads {original.group(1)[:200]!r}"] if original else []
     return ", ".join(parts)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's message, for ours."""
     return str(error).split("\n", 1)[0].strip()[:300]

@@ -14,15 +14,17 @@ from datetime import date
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from within_ml.errors import InputError, SourceError, shown
-from within_ml.lake.contracts import AD_PERFORMANCE, CONTRACTS, ID_PATTERN, UNKNOWN, Column, Contract
-from within_ml.lake.sources.expressions import Expression, literal
-from within_ml.lake.sources.files import _first_line, connected, sha256_of
+from within_ml.lake.contracts import AD_KEY, AD_PERFORMANCE, CONTRACTS, ID_PATTERN, UNKNOWN, Column, Contract
+from within_ml.lake.sources.expressions import Expression, literal, quoted
+from within_ml.lake.sources.files import first_line, connected, sha256_of
 from within_ml.lake.sources.mapping import DEFAULT_UNKNOWN, FILE_FACTS, Alternatives, SourceMapping, TableMapping
+from within_ml.lake.versions import AD_ATTRIBUTES
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ class SourceReader:
     def samples(self, table: str, column: str) -> list[str]:
         """Return up to three distinct raw values of the file columns behind a mapped column, for a message."""
         expression = self._chosen(table, column)
-        names = ", ".join('"' + name.replace('"', '""') + '"' for name in expression.columns) if expression else ""
+        names = ", ".join(quoted(name) for name in expression.columns) if expression else ""
         if not names:
             return []
         return [str(row[0]) for row in self._fetch(f"SELECT DISTINCT concat_ws(' | ', {names}) FROM file LIMIT 3")]
@@ -173,7 +175,9 @@ class SourceReader:
         rows = f"SELECT {columns} FROM file WHERE {' AND '.join(conditions)}"
         if mapping.aggregate:
             return _aggregated(contract, rows.replace("SELECT ", "SELECT file_row, ", 1))
-        return rows if table == "ad_performance" else f"SELECT DISTINCT * FROM ({rows})"
+        if table == "ad_performance":
+            return rows
+        return _versions(rows) if table == "ads" else f"SELECT DISTINCT * FROM ({rows})"
 
     def _value(self, table: str, column: Column) -> str:
         target = _TYPES[str(column.type)]
@@ -221,7 +225,7 @@ class SourceReader:
         except duckdb.Error as error:
             raise SourceError(
                 f"{self.mapping.origin or self.mapping.name}: {key} must be an SQL expression over the columns of "
-                f"{self.path.name}; {expression.sql!r} is not: {_first_line(error)}. Correct the expression."
+                f"{self.path.name}; {expression.sql!r} is not: {first_line(error)}. Correct the expression."
             ) from error
         return str(found[0][1])
 
@@ -243,7 +247,7 @@ class SourceReader:
     def _count(self, sql: str) -> int:
         return int(self._fetch(sql)[0][0])
 
-    def _fetch(self, sql: str) -> list[tuple[object, ...]] | list[tuple[date | None, int]]:
+    def _fetch(self, sql: str) -> list[tuple[Any, ...]]:
         try:
             return self._con.execute(sql).fetchall()
         except duckdb.Error as error:
@@ -252,7 +256,7 @@ class SourceReader:
     def _broken(self, error: duckdb.Error) -> SourceError:
         return SourceError(
             f"{self.path.name}: rows that the mapping {self.mapping.name} can read are required; reading stopped: "
-            f"{_first_line(error)}. If the file is complete, use number(), whole(), day() or TRY_CAST in the "
+            f"{first_line(error)}. If the file is complete, use number(), whole(), day() or TRY_CAST in the "
             "expression, so that one bad value does not stop the file."
         )
 
@@ -364,6 +368,14 @@ def _typed(sql: str, found: str, target: str) -> str:
     if target == "DOUBLE":
         return f"number({value})" if found == "VARCHAR" else f"TRY_CAST({value} AS DOUBLE)"
     return f"TRY_CAST({value} AS BIGINT)" if found in _INTEGERS else f"whole({value})"
+
+
+def _versions(rows: str) -> str:
+    """Keep the first of equal rows of an ad that follow each other: a daily export repeats its text every day."""
+    same = " AND ".join(f"{name} IS NOT DISTINCT FROM lag({name}) OVER w" for name in AD_ATTRIBUTES)
+    order = ", ".join(("valid_from", *AD_ATTRIBUTES))
+    window = f"WINDOW w AS (PARTITION BY {', '.join(AD_KEY)} ORDER BY {order})"
+    return f"SELECT * FROM (SELECT DISTINCT * FROM ({rows})) {window} QUALIFY NOT (row_number() OVER w > 1 AND {same})"
 
 
 def _aggregated(contract: Contract, rows: str) -> str:
