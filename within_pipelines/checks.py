@@ -1,4 +1,4 @@
-"""Asset checks, made by one factory from the contracts: they show in the UI what the audit before the commit enforced."""
+"""Asset checks, made by one factory from the contracts: they show what the audit before the commit enforced."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date

@@ -50,8 +50,11 @@ def build_suite(contract: Contract) -> ExpectationSuite:
 
     suite = gx.ExpectationSuite(name=contract.table)
     suite.add_expectation(gxe.ExpectTableColumnsToMatchSet(column_set=list(contract.names), exact_match=False))
-    suite.add_expectation(gxe.ExpectCompoundColumnsToBeUnique(column_list=list(contract.key)) if len(contract.key) > 1
-                          else gxe.ExpectColumnValuesToBeUnique(column=contract.key[0]))
+    suite.add_expectation(
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=list(contract.key))
+        if len(contract.key) > 1
+        else gxe.ExpectColumnValuesToBeUnique(column=contract.key[0])
+    )
     for column in contract.columns:
         for expectation in _column_expectations(column):
             suite.add_expectation(expectation)
@@ -85,7 +88,9 @@ def validate(rows: pa.Table, contract: Contract, *, result_format: str = "BOOLEA
     batch = _batch(sample)
     result = batch.validate(build_suite(contract), result_format=result_format)
     failed = tuple(_sentence(r) for r in result.results if not r.success)
-    return SuiteResult(contract.table, rows.num_rows, sample.num_rows < rows.num_rows, len(result.results), failed, result)
+    return SuiteResult(
+        contract.table, rows.num_rows, sample.num_rows < rows.num_rows, len(result.results), failed, result
+    )
 
 
 def report_html(rows: pa.Table, contract: Contract) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from within_ml.database.server import EmbeddedPostgres
 from within_ml.database.urls import DatabaseUrls
+
 from within_pipelines.settings import Settings
 
 DATA_FOLDER = "postgres"
@@ -13,7 +14,7 @@ DATA_FOLDER = "postgres"
 
 @cache
 def embedded(state_dir: Path) -> EmbeddedPostgres:
-    """This process's handle on the embedded server below a state folder; the server runs while any process has one."""
+    """The process's handle on the embedded server of a state folder; the server runs while any process has one."""
     return EmbeddedPostgres(state_dir / DATA_FOLDER).start()
 
 

@@ -109,8 +109,8 @@ def audit(rows: pa.Table, contract: Contract) -> Audit:
     return Audit(_strict(accepted, contract), rejected, dict(counts.most_common()))
 
 
-def check_share(result: Audit, contract: Contract, *, maximum: float = MAX_REJECTED_SHARE) -> None:
-    """Block a partition of which too large a share is rejected.
+def check_share(result: Audit, contract: Contract, *, maximum: float = MAX_REJECTED_SHARE, what: str = "") -> None:
+    """Block a partition of which too large a share is rejected; ``what`` names it in the message.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def check_share(result: Audit, contract: Contract, *, maximum: float = MAX_REJEC
     rules = "".join(f"; {sentences[code]}" for code in result.reasons if code in sentences)
     hint = " Where several lines of the export make one row, set aggregate: true in its mapping."
     raise ContractError(
-        f"{contract.table}: at most {maximum:.0%} of the rows may break the contract; "
+        f"{what or contract.table}: at most {maximum:.0%} of the rows may break the contract; "
         f"{result.rejected.num_rows} of {result.accepted.num_rows + result.rejected.num_rows} do ({counts}){rules}. "
         "Nothing was published; correct the source file or its mapping and ingest it again."
         + (hint if {"duplicate_key", "repeated_row"} & set(result.reasons) else "")

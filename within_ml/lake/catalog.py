@@ -14,12 +14,15 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from deltalake.fs import DeltaStorageHandler
 
 from within_ml.errors import InputError, LakeError, shown
 
@@ -136,7 +139,7 @@ class DataLakeModel:
         table = self.delta()
         pruning = self._pruning(filters or {})
         try:
-            return table.to_pyarrow_dataset(file_pruning_predicate=pruning or None)
+            return table.to_pyarrow_dataset(file_pruning_predicate=pruning or None, filesystem=table_filesystem(table))
         except DeltaError as error:
             raise InputError(
                 f"{self.name}.{shown(k for k, *_ in pruning)} must fit its type, however: {error}."
@@ -324,3 +327,16 @@ def live_files(delta: DeltaTable) -> pa.Table:
     """Files of the table's version with ``path``, ``size_bytes``, ``num_records`` and ``partition.<key>`` columns."""
     actions = pa.table(delta.get_add_actions(flatten=True))
     return actions if actions.num_rows else actions.slice(0, 0)
+
+
+def table_filesystem(delta: DeltaTable) -> pa_fs.FileSystem:
+    """File system below a table's root: Arrow's own for a local table, deltalake's for an object store.
+
+    Arrow reads ahead in threads of its own; those that are inside a file system written in Python when the process
+    ends abort it, which is why local tables get the one that is not.
+    """
+    uri = delta.table_uri
+    local = uri.removeprefix("file://")
+    if "://" not in local:
+        return pa_fs.SubTreeFileSystem(unquote(local), pa_fs.LocalFileSystem())
+    return pa_fs.PyFileSystem(DeltaStorageHandler.from_table(delta._table))

@@ -29,9 +29,9 @@ from within_ml.lake.sources import (
     landing_path,
     load_mapping,
     read_source,
-    sha256_of,
     shipped_mappings,
 )
+from within_ml.lake.sources.files import sha256_of
 from within_ml.lake.store import Commit, LakeStore
 from within_ml.lake.versions import merge_rows, merge_versions
 

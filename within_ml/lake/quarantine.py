@@ -118,7 +118,10 @@ def replay(store: LakeStore, table: str, day: date, *, run_id: str) -> Replay:
 
 def without_keys(rows: pa.Table, newer: pa.Table, key: tuple[str, ...]) -> pa.Table:
     """Rows whose key does not stand in the newer ones."""
-    return rows.join(newer.select(list(key)), keys=list(key), join_type="left anti").select(rows.column_names)
+    if not rows.num_rows or not newer.num_rows:
+        return rows
+    kept = rows.join(newer.select(list(key)), keys=list(key), join_type="left anti")
+    return kept.select(rows.column_names).cast(rows.schema)
 
 
 def _files_of(rejected: pa.Table) -> pa.Array:

@@ -25,11 +25,10 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
 from within_ml.errors import InputError, LakeError, MissingPartitionsError, shown
-from within_ml.lake.catalog import DataCatalogModel, DataLakeModel, Filter, live_files
+from within_ml.lake.catalog import DataCatalogModel, DataLakeModel, Filter, live_files, table_filesystem
 from within_ml.lake.contracts import CONTRACTS
 
 logger = logging.getLogger(__name__)
@@ -306,7 +305,7 @@ class LakeStore:
         """
 
         def prepare(delta: DeltaTable | None) -> pa.Table:
-            return change(delta.to_pyarrow_table() if delta is not None else None)
+            return change(delta.to_pyarrow_table(filesystem=table_filesystem(delta)) if delta is not None else None)
 
         return self._commit(table, None, prepare, None, run_id, progress or {})
 
@@ -375,7 +374,7 @@ class LakeStore:
         delta = self._evolve(table, delta, next(iter(parts.values())).schema)
         stored = pa.schema(delta.schema().to_arrow())
         schema = stored.remove(stored.get_field_index("date")) if partitioned else stored
-        filesystem = pa_fs.PyFileSystem(DeltaStorageHandler.from_table(delta._table))
+        filesystem = table_filesystem(delta)
         actions: list[AddAction | RemoveAction] = [
             _write(filesystem, _fitted(table, rows, schema), day, table) for day, rows in parts.items()
         ]
@@ -453,6 +452,7 @@ def _write(filesystem: pa_fs.FileSystem, rows: pa.Table, day: date | None, table
         rows = rows.sort_by([(k, "ascending") for k in keys])
     folder = f"date={day.isoformat()}/" if day else ""
     path = f"{folder}part-{uuid.uuid4()}.parquet"
+    filesystem.create_dir(folder or ".", recursive=True)
     with filesystem.open_output_stream(path) as sink:
         pq.write_table(rows, sink, compression="zstd", row_group_size=131_072)
     info = filesystem.get_file_info(path)

@@ -1,4 +1,4 @@
-"""Group features: what is known of an ad and an account at the end of a day. The expressions are `within_ml.features`."""
+"""Group features: what is known of an ad and an account when a day has ended; `within_ml.features` defines it."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-
 from within_ml.features.catalog import FEATURE_VERSION, account_features_contract, ad_features_contract
 from within_ml.features.runner import CONTENT_SCHEMA, compute_account_features, compute_ad_features, missing_content
 from within_ml.features.temporal import required_dates
 from within_ml.features.texts import content_rows
+
 from within_ml.lake.landing import expected_days
 from within_ml.lake.store import LakeStore, Narrowing
 from within_pipelines.assets.lake import ad_performance, dimensions
@@ -124,9 +124,7 @@ def account_features(
     store, wanted = lake.store, days(context.partition_keys)
     with measured() as measurement:
         _require_window(store, wanted)
-        computed = compute_account_features(
-            reader(store), first=wanted[0], last=wanted[-1], accounts=config.accounts
-        )
+        computed = compute_account_features(reader(store), first=wanted[0], last=wanted[-1], accounts=config.accounts)
         narrowing = Narrowing(accounts=tuple(config.accounts)) if config.accounts else None
         commit = store.replace_stream(
             "account_features", _chosen(computed, wanted), run_id=context.run_id, narrowing=narrowing

@@ -39,4 +39,3 @@ def published_scores(
             total += done.rows_written
     context.log.info(f"published {total} rows of {len(context.partition_keys)} days from version {version}")
     return dg.MaterializeResult(metadata={"lake_version": version, **measurement.metadata})
-

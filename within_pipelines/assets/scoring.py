@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
+from within_ml.features.catalog import FEATURE_VERSION
 
 from within_ml.base import ModelType
-from within_ml.features.catalog import FEATURE_VERSION
-from within_ml.lake.audit import audit, blocked
+from within_ml.lake.audit import audit, check_share
 from within_ml.lake.contracts import CONTRACTS
 from within_ml.lake.store import LakeStore
 from within_pipelines.assets.features import NarrowingConfig, ad_features
@@ -79,7 +79,12 @@ def _scored(
 
 
 def score_rows(
-    predictor: "AdScorePredictor", features: pa.Table, *, version: str, source_versions: dict[str, int | None], run_id: str
+    predictor: "AdScorePredictor",
+    features: pa.Table,
+    *,
+    version: str,
+    source_versions: dict[str, int | None],
+    run_id: str,
 ) -> pa.Table:
     """Rows of ``ad_scores`` for rows of ``ad_features``, audited against the contract.
 
@@ -103,5 +108,5 @@ def score_rows(
     columns |= {name: scores[name] for name in scores.column_names}
     rows = pa.table({c.name: pc.cast(columns[c.name], c.type) for c in CONTRACT.columns})
     result = audit(rows, CONTRACT)
-    blocked(result, CONTRACT, allowed=0.0)
+    check_share(result, CONTRACT, maximum=0.0)
     return result.accepted

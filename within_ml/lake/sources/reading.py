@@ -22,7 +22,7 @@ import pyarrow as pa
 from within_ml.errors import InputError, SourceError, shown
 from within_ml.lake.contracts import AD_KEY, AD_PERFORMANCE, CONTRACTS, ID_PATTERN, UNKNOWN, Column, Contract
 from within_ml.lake.sources.expressions import Expression, literal, quoted
-from within_ml.lake.sources.files import first_line, connected, sha256_of
+from within_ml.lake.sources.files import connected, first_line, sha256_of
 from within_ml.lake.sources.mapping import DEFAULT_UNKNOWN, FILE_FACTS, Alternatives, SourceMapping, TableMapping
 from within_ml.lake.versions import AD_ATTRIBUTES
 
