@@ -169,5 +169,5 @@ def draw_images(creatives: Creatives, seed: int) -> Iterator[Image]:
         picture = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), ground)
         pen = ImageDraw.Draw(picture)
         for x, y, size in rng.integers(0, IMAGE_SIDE, size=(1 + round(11 * busyness), 3)).tolist():
-            pen.ellipse((x, y, × + 6 + size // 4, y + 6 + size // 4), fill=ink)
+            pen.ellipse((x, y, x + 6 + size // 4, y + 6 + size // 4), fill=ink)
         yield picture
