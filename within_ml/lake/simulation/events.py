@@ -133,7 +133,8 @@ def _room(world: World, campaign: int, length: int) -> tuple[int, int] | None:
     # Ads of a campaign's last two weeks are not replaced: the anomaly must hit days with ads.
     first = max(int(campaigns.start[campaign]), 0) + QUIET_DAYS
     last = min(int(campaigns.end[campaign]) - QUIET_DAYS, world.config.days - 1)
-    if accounts.decline_start[account] <= last and first <= accounts.decline_end[account]:
+    leaves = accounts.churned[account] < NEVER
+    if accounts.decline_start[account] <= last and (leaves or first <= accounts.decline_end[account]):
         last = min(last, int(accounts.decline_start[account]) - 1)
     return (first, last - length + 2) if last - length + 1 >= first else None
 

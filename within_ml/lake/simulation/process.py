@@ -167,8 +167,10 @@ class Process:
         campaign = world.ads.campaign[live]
         account = world.campaigns.account[campaign]
         industry_cvr = np.array([i.cvr_logit for i in words.INDUSTRIES])
+        platform_cvr = np.array([words.PLATFORMS[name].cvr_logit for name in world.config.platforms])
         return np.asarray(
-            industry_cvr[world.accounts.industry[account]]
+            platform_cvr[world.campaigns.platform[campaign]]
+            + industry_cvr[world.accounts.industry[account]]
             + world.accounts.cvr[account]
             + np.array(words.OBJECTIVE_CVR)[world.campaigns.objective[campaign]]
             + DECLINE_CVR * decline(world.accounts, day)[account],

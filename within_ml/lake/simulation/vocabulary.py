@@ -25,16 +25,17 @@ WEEKDAY_VOLUME = (
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Base click-through rate (logit) and cost per click (US dollars) of a platform."""
+    """Base click-through rate and effect on conversion rate (logit), cost per click (US dollars) of a platform."""
 
     ctr_logit: float
+    cvr_logit: float
     cpc: float
 
 
 PLATFORMS = {
-    "google": Platform(-3.4, 1.60),
-    "meta": Platform(-4.3, 0.90),
-    "tiktok": Platform(-4.7, 0.60),
+    "google": Platform(-3.4, 0.0, 1.60),
+    "meta": Platform(-4.3, -0.4, 0.90),
+    "tiktok": Platform(-4.7, -1.2, 0.60),
 }
 
 

@@ -187,10 +187,11 @@ def _histories(config: SimulationConfig) -> tuple[Ints, Ints, Ints, Ints]:
     rng = stream(config.seed, "histories")
     n, days = config.accounts, config.days
     order = rng.permutation(n)
-    churners = round(config.churn_share * n)
-    scared = round(config.false_alarm_share * n)
+    # One day has no room for a decline.
+    churners = round(config.churn_share * n) if days > 1 else 0
+    scared = min(round(config.false_alarm_share * n), n - churners) if days > 1 else 0
     joining = min(round(config.new_account_share * n), n - churners - scared)
-    end = rng.integers(days // 4, days, size=n) if days > 1 else np.full(n, NEVER)
+    end = rng.integers(days // 4, days, size=n)
     length = rng.integers(28, 57, size=n)
     never = np.full(n, NEVER, dtype=np.int64)
     declining = order[: churners + scared]

@@ -69,7 +69,7 @@ def write_landing(
     first, last, as_of : date, optional
         As in `Agency.performance`; with ``as_of`` the other tables too are as known on that day.
     progress : callable, optional
-        Called after each day with the days done and the days in all.
+        Called as each day is drawn with the days drawn so far and the days in all.
 
     Raises
     ------
@@ -200,9 +200,9 @@ def _write_series(agency: Agency, days: Iterator[pa.Table], series: _Series, pro
 
 def _reporting(days: Iterator[pa.Table], total: int, progress: Progress | None) -> Iterator[pa.Table]:
     for done, table in enumerate(days, start=1):
-        yield table
         if progress is not None:
             progress(done, total)
+        yield table
 
 
 def _write_file(agency: Agency, days: Iterator[pa.Table], path: Path) -> int:
