@@ -98,11 +98,25 @@ class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The registry of the library."""
         from within_ml.registry import ModelRegistry
 
-        return ModelRegistry(self.postgres.tracking_uri(), self.postgres.ledger(), artifact_root=self.artifact_root)
+        registry = ModelRegistry(
+            self.postgres.tracking_uri(),
+            self.postgres.ledger(),
+            artifact_root=self.artifact_root,
+            pins=self.postgres.pins(),
+        )
+        registry.initialize()
+        return registry
 
     def vintage(self, name: str, as_of: str) -> Path:
         """Folder in which the model of an as-of day is built."""
         return Path(self.vintages_root) / name / as_of
+
+
+class TrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """How much history a model is trained on."""
+
+    days: int = Field(365, description="Days of history")
+    max_rows: int = Field(500_000, description="Rows above which the history is sampled")
 
 
 class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -141,5 +155,6 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "models": RegistryResource(
             postgres=postgres, artifact_root=str(settings.artifacts), vintages_root=str(state / "vintages")
         ),
+        "training": TrainingResource(days=settings.training_days),
         "alerts": AlertResource(webhook=settings.alert_webhook),
     }

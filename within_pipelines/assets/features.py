@@ -30,10 +30,9 @@ class NarrowingConfig(dg.Config):
     accounts: list[str] = []
     campaigns: list[str] = []
 
-    def narrowing(self) -> Narrowing | None:
-        """The library's form of it."""
-        chosen = Narrowing(tuple(self.accounts), tuple(self.campaigns))
-        return chosen or None
+    def narrowing(self) -> Narrowing:
+        """The library's form of it; false where it does not narrow."""
+        return Narrowing(tuple(self.accounts), tuple(self.campaigns))
 
 
 def reader(store: LakeStore) -> Any:
@@ -125,7 +124,7 @@ def account_features(
     with measured() as measurement:
         _require_window(store, wanted)
         computed = compute_account_features(reader(store), first=wanted[0], last=wanted[-1], accounts=config.accounts)
-        narrowing = Narrowing(accounts=tuple(config.accounts)) if config.accounts else None
+        narrowing = Narrowing(accounts=tuple(config.accounts))
         commit = store.replace_stream(
             "account_features", _chosen(computed, wanted), run_id=context.run_id, narrowing=narrowing
         )

@@ -28,14 +28,14 @@ def published_scores(
 ) -> dg.MaterializeResult[Any]:
     """Publish each day in its own transaction, so that one that failed leaves the others published."""
     store, repository = lake.store, postgres.scores()
-    narrowing = config.narrowing()
+    scope = config.narrowing().filters()
     total = 0
     with measured() as measurement:
         version = store.version("ad_scores") or 0
         for day in days(context.partition_keys):
-            rows = store.read("ad_scores", {"date": day, **(narrowing.filters() if narrowing else {})}, version=version)
-            done = repository.publish(rows, day, lake_version=version, run_id=context.run_id, scope=narrowing)
-            context.add_asset_metadata({"dagster/row_count": done.rows_written}, partition_key=day.isoformat())
-            total += done.rows_written
+            rows = store.read("ad_scores", {"date": day, **scope}, version=version)
+            done = repository.publish(rows, day, lake_version=version, run_id=context.run_id, scope=scope)
+            context.add_asset_metadata({"dagster/row_count": done.rows}, partition_key=day.isoformat())
+            total += done.rows
     context.log.info(f"published {total} rows of {len(context.partition_keys)} days from version {version}")
     return dg.MaterializeResult(metadata={"lake_version": version, **measurement.metadata})

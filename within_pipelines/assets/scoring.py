@@ -68,13 +68,13 @@ def ad_scores(
 def _scored(
     store: LakeStore, config: ScoringConfig, versions: dict[date, str], registry: Any, run_id: str
 ) -> Iterator[tuple[date, pa.Table]]:
-    narrowing = config.narrowing()
+    scope = config.narrowing().filters()
     sources = {"ad_features": store.version("ad_features")}
     loaded: dict[str, AdScorePredictor] = {}
     for day, version in versions.items():
         if version not in loaded:
             loaded = {version: registry.load(ModelType.AD_SCORE, version)}
-        features = store.read("ad_features", {"date": day, **(narrowing.filters() if narrowing else {})})
+        features = store.read("ad_features", {"date": day, **scope})
         yield day, score_rows(loaded[version], features, version=version, source_versions=sources, run_id=run_id)
 
 
