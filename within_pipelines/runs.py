@@ -1,7 +1,7 @@
 """Launching runs from the command line: the same jobs and assets as in the UI, executed here and recorded there."""
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -27,6 +27,14 @@ class Selection:
     unpartitioned: tuple[str, ...]
     daily: tuple[str, ...]
     weekly: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that succeeded, and what its materializations told: asset → name → value."""
+
+    run_id: str
+    metadata: Mapping[str, Mapping[str, Any]]
 
 
 class Runner:
@@ -81,8 +89,8 @@ class Runner:
         last: date | None = None,
         config: dict[str, dict[str, Any]] | None = None,
         tags: dict[str, str] | None = None,
-    ) -> str:
-        """Materialize assets in one run, for one partition or for the days first … last; returns the run's id.
+    ) -> Run:
+        """Materialize assets in one run, for one partition or for the days first … last.
 
         Raises
         ------
@@ -104,7 +112,13 @@ class Runner:
         )
         if not result.success:
             raise _failure(result)
-        return run_id
+        told = {
+            event.materialization.asset_key.to_user_string(): {
+                name: value.value for name, value in event.materialization.metadata.items()
+            }
+            for event in result.get_asset_materialization_events()
+        }
+        return Run(run_id, told)
 
     def backfill(
         self,
@@ -115,7 +129,7 @@ class Runner:
         config: dict[str, dict[str, Any]] | None = None,
         tags: dict[str, str] | None = None,
         progress: Progress = lambda what, done, total: None,
-    ) -> list[str]:
+    ) -> list[Run]:
         """Materialize a selection over days: first what has no partitions, then the days, then the as-of Mondays."""
         check_days(first, last)
         parts: list[tuple[str, tuple[str, ...], dict[str, Any]]] = []

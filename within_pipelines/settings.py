@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,9 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
 }
 """Variables of libraries that phone home, draw over our progress, or start a thread per core and process."""
+
+
+_START, _END = "WITHIN_START_DATE", "WITHIN_END_DATE"
 
 
 class Settings(BaseSettings):
@@ -82,13 +85,26 @@ class Settings(BaseSettings):
         """Folder of the reports for people."""
         return self.state_dir.resolve() / "reports"
 
-    def remember_history(self, first: date, last: date) -> None:
-        """Write the history's ends beside the state, widened by what is there, for the next process to find."""
+    def remember_history(self, first: date, last: date, *, closed: bool) -> None:
+        """Write the history's ends beside the state, so that every process from now on has these days.
+
+        Parameters
+        ----------
+        first, last
+            Days with data; what is remembered already is widened, never narrowed.
+        closed
+            Whether a history that starts now ends with ``last``; an open one goes on to yesterday.
+        """
         path = _settings_file(self.state_dir)
         known = _read(path)
-        start = min(first, date.fromisoformat(known["WITHIN_START_DATE"])) if "WITHIN_START_DATE" in known else first
-        end = max(last, date.fromisoformat(known["WITHIN_END_DATE"])) if "WITHIN_END_DATE" in known else last
-        known |= {"WITHIN_START_DATE": start.isoformat(), "WITHIN_END_DATE": end.isoformat()}
+        is_new = _START not in known
+        # An ad can be known, and is scored, the day before it first runs.
+        first -= timedelta(days=1)
+        known[_START] = min(first.isoformat(), known.get(_START, first.isoformat()))
+        if _END in known:
+            known[_END] = max(last.isoformat(), known[_END])
+        elif closed and is_new:
+            known[_END] = last.isoformat()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(f"{k}={v}\n" for k, v in sorted(known.items())), encoding="utf-8")

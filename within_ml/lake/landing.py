@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,6 +95,53 @@ class LandingZone:
     def relative(self, path: Path) -> str:
         """The path as the ledger has it, below the root."""
         return path.resolve().relative_to(self.root.resolve()).as_posix()
+
+
+def adopt_mapping(zone: LandingZone, source: str) -> SourceMapping:
+    """Return a mapping by its name, or read one from a YAML file and keep it in the landing zone.
+
+    Raises
+    ------
+    SourceError
+        If there is no such mapping, or it is not valid.
+    """
+    path = Path(source)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return zone.mapping(source)
+    mapping = load_mapping(path)
+    own = zone.root / mapping.name / MAPPING_FILE
+    text = path.read_text(encoding="utf-8")
+    if not own.exists() or own.read_text(encoding="utf-8") != text:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        temporary = own.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(own)
+    return mapping
+
+
+def land(zone: LandingZone, path: Path, mapping: SourceMapping, *, copy: bool = False) -> list[Path]:
+    """Return the landing files that a path means, one file or all of a folder; copied to the landing zone if asked.
+
+    Raises
+    ------
+    SourceError
+        If a file does not exist, is outside the landing zone and not to be copied, or the folder holds no export.
+    """
+    if not path.exists():
+        raise SourceError(f"An export to ingest must exist, however there is no {path}; check the path.")
+    found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES)) if path.is_dir() else [path]
+    if not found:
+        raise SourceError(f"A folder to ingest must hold files that end in {', '.join(SUFFIXES)}; {path} holds none.")
+    if not copy:
+        return [landing_path(zone.root, file) for file in found]
+    folder = zone.root / mapping.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in found:
+        # Copied under another name first: a sensor that looks meanwhile must not see half a file.
+        temporary = folder / f".{file.name}.part"
+        shutil.copyfile(file, temporary)
+        temporary.replace(folder / file.name)
+    return [landing_path(zone.root, folder / file.name) for file in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
+from within_ml.features.labels import last_trainable, required_label_dates
+from within_ml.splits import OutOfTimeSplit
 
 from within_ml.base import ModelType
 from within_ml.errors import MissingPartitionsError, PromotionRefusedError
 from within_ml.features.catalog import FEATURE_VERSION
-from within_ml.features.labels import last_trainable, required_label_dates
 from within_ml.features.runner import compute_training_rows
 from within_ml.lake.landing import expected_days
 from within_ml.lake.store import LakeStore, days_between
-from within_ml.splits import OutOfTimeSplit
 from within_pipelines.assets.features import ad_features, reader
 from within_pipelines.assets.lake import ad_performance
 from within_pipelines.metadata import arrow_schema, committed, counts_table, measured
@@ -144,7 +144,7 @@ def ad_score_calibration(
     partitions_def=AS_OF_MONDAYS,
     pool="training",
     deps=[ad_score_calibration],
-    description="How good the model is on weeks it has not seen, beside three baselines; it is registered as challenger.",
+    description="How good the model is on weeks it has not seen, beside three baselines; registered as challenger.",
 )
 def ad_score_evaluation(
     context: dg.AssetExecutionContext, lake: LakeResource, models: RegistryResource

@@ -1,0 +1,107 @@
+"""What the command line asks of a backfill and of an ingestion, as runs of the asset graph."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from within_ml.errors import InputError, shown
+from within_ml.lake.landing import PERFORMANCE, current_files, expected_days
+from within_ml.lake.store import LakeStore
+from within_pipelines.runs import Progress, Runner, Selection
+
+NARROWED = ("ad_features", "account_features", "ad_scores", "published_scores")
+"""Assets of which a backfill can replace single accounts' or campaigns' rows."""
+
+_NO_CAMPAIGNS = "account_features"
+
+
+def backfill_config(
+    selection: Selection, *, model: str, accounts: Sequence[str], campaigns: Sequence[str], first: date
+) -> dict[str, dict[str, Any]]:
+    """The configuration of each asset of a backfill.
+
+    Raises
+    ------
+    InputError
+        If rows are narrowed and an asset cannot be.
+    """
+    chosen = [*selection.unpartitioned, *selection.daily, *selection.weekly]
+    fixed = [name for name in chosen if name not in NARROWED]
+    if (accounts or campaigns) and fixed:
+        raise InputError(
+            f"--account and --campaign narrow {', '.join(NARROWED)}, however {shown(fixed)} was selected too; "
+            "select only the former."
+        )
+    if campaigns and _NO_CAMPAIGNS in chosen:
+        raise InputError(f"{_NO_CAMPAIGNS} has one row per account, however --campaign was given; select it without.")
+    narrowing = {"accounts": list(accounts), "campaigns": list(campaigns)}
+    config: dict[str, dict[str, Any]] = {name: dict(narrowing) for name in chosen if name in NARROWED}
+    if "ad_scores" in config:
+        # All runs of this backfill share the models that its first run resolves.
+        config["ad_scores"] |= {"model": model, "backfill_id": f"{first}-{uuid.uuid4()}"}
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What an ingestion did, as a sentence for people."""
+
+    new_files: int
+    days: int
+    rejected: int
+
+    @property
+    def sentence(self) -> str:
+        """The sentence."""
+        if not self.days:
+            return "Nothing to do: these contents were ingested before."
+        quarantine = f"; {self.rejected:,} rows went to quarantine, see within lake quarantine" if self.rejected else ""
+        return f"{self.new_files} new files, {self.days} days of {PERFORMANCE}{quarantine}."
+
+
+def ingest_landed(
+    runner: Runner,
+    files: Sequence[tuple[str, str]],
+    *,
+    store: LakeStore,
+    progress: Progress = lambda what, done, total: None,
+) -> Landed:
+    """Register files (path below the landing zone, source), all that have landed where none is named; make their days.
+
+    Days that an interrupted ingestion left undone are made too.
+    """
+    progress("landing_files", 0, 1)
+    configs: list[dict[str, Any]] = [
+        {"paths": [p for p, s in files if s == source], "source": source} for source in sorted({s for _, s in files})
+    ] or [{}]
+    told = [
+        runner.materialize(["landing_files"], config={"landing_files": c}).metadata["landing_files"] for c in configs
+    ]
+    runner.materialize(runner.select("ads,campaigns,accounts,regions").unpartitioned)
+    changed = [
+        (date.fromisoformat(t["first_changed_date"]), date.fromisoformat(t["last_changed_date"]))
+        for t in told
+        if t["first_changed_date"]
+    ]
+    spans = changed + _undone(store, {path for path, _ in files})
+    new_files = sum(int(t["new_files"]) for t in told)
+    if not spans:
+        return Landed(new_files, 0, 0)
+    first, last = min(a for a, _ in spans), max(b for _, b in spans)
+    runs = runner.backfill(runner.select(PERFORMANCE), first, last, progress=progress)
+    rejected = sum(int(run.metadata[PERFORMANCE]["rejected_rows"]) for run in runs)
+    return Landed(new_files, (last - first).days + 1, rejected)
+
+
+def _undone(store: LakeStore, paths: set[str]) -> list[tuple[date, date]]:
+    """Spans of registered files that have expected days without a partition."""
+    there = set(store.dates(PERFORMANCE))
+    spans = []
+    for file in current_files(store):
+        if file.first_date is None or file.last_date is None or (paths and file.path not in paths):
+            continue
+        if set(expected_days(store, file.first_date, file.last_date)) - there:
+            spans.append((file.first_date, file.last_date))
+    return spans
