@@ -8,6 +8,7 @@ and `reading`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -34,6 +35,8 @@ HELPERS: Mapping[str, str] = {
 """The macros that a mapping can use beside every scalar function of DuckDB, with their meaning."""
 
 _BLANKS = " \t\r\n\u00a0\u202f\u2009\ufeff"
+# A currency: a sign, perhaps with letters (US$), or two to four letters, perhaps with a dot (kr., CHF).
+_CURRENCY = r"[^\d\s.,'()+\-<>%=/*#_:;|\\\\]{1,4}\.?"
 _DAY_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y")
 _CLOCK = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})
 _FORBIDDEN = _CLOCK | {
@@ -108,42 +111,38 @@ def parse(sql: str, *, where: str) -> Expression:
 
 
 def macros(*, decimal: str = ".", null_values: Sequence[str] = DEFAULT_NULLS) -> list[str]:
-    """Return the statements that create the helpers for one mapping's decimal sign and null texts."""
-    nulls = ", ".join(literal(text.strip().lower()) for text in {"": None, **dict.fromkeys(null_values)})
+    """Return the statements that create the helpers for one mapping's decimal sign and null texts.
+
+    A macro's argument is pasted wherever it stands, so each body names it as rarely as it can.
+    """
+    nulls = "|".join(re.escape(text.strip()) for text in null_values)
     group = ("[," if decimal == "." else "[.") + "'\u2019\u00a0\u202f\u2009 ]"
-    point = f"\\{decimal}"
-    shape = f"[+-]?(\\d+|\\d{{1,3}}({group}\\d{{2,3}})*{group}\\d{{3}})?({point}\\d*)?([eE][+-]?\\d+)?"
-    sign = r"(\p{L}{2,3}\.?|\p{L}{0,2}\p{Sc})"
-    text = f"trim(CAST(x AS VARCHAR), {literal(_BLANKS)})"
-    days = "[" + ", ".join(literal(f) for f in _DAY_FORMATS) + "]"
-    bodies = {
-        "clean(x)": f"CASE WHEN lower({text}) IN ({nulls}) THEN NULL ELSE {text} END",
-        "_plain(x)": "replace(clean(x), chr(8722), '-')",
-        "_read(x)": f"""CASE WHEN x IS NULL THEN NULL
-            WHEN regexp_full_match(x, {literal(shape)}) AND regexp_matches(x, '\\d')
-            THEN coalesce(TRY_CAST(replace(regexp_replace(x, {literal(group)}, '', 'g'), {literal(decimal)}, '.')
-            AS DOUBLE), CAST('NaN' AS DOUBLE)) ELSE CAST('NaN' AS DOUBLE) END""",
-        "number(x)": """CASE WHEN typeof(x) = 'VARCHAR' THEN _read(_plain(x))
-            ELSE TRY_CAST(x AS DOUBLE) END""",
-        "_amount(x)": rf"""regexp_replace(regexp_replace(regexp_replace(_plain(x),
-            '^\((.*)\)$', '-\1'), '^([+-]?)\s*{sign}\s*', '\1'), '\s*{sign}$', '')""",
-        "money(x)": """CASE WHEN typeof(x) = 'VARCHAR' THEN _read(_amount(x)) ELSE TRY_CAST(x AS DOUBLE) END""",
-        "whole(x)": "CASE WHEN number(x) = floor(number(x)) THEN TRY_CAST(number(x) AS BIGINT) END",
-        "fraction(x)": r"_read(regexp_replace(clean(x), '^[<>≤≥]?\s*|\s*%$', '', 'g')) / 100",
-        "_sane(x)": "CASE WHEN x BETWEEN DATE '1990-01-01' AND DATE '2199-12-31' THEN x END",
-    }
-    statements = [f"CREATE MACRO {name} AS {body}" for name, body in bodies.items()]
-    iso = f"coalesce(TRY_STRPTIME(clean(x), {days}), TRY_CAST(clean(x) AS TIMESTAMP))"
-    statements.append(
-        f"CREATE MACRO day(x) AS _sane(CAST({iso} AS DATE)), "
-        "(x, format) AS _sane(CAST(TRY_STRPTIME(clean(x), format) AS DATE))"
-    )
+    digits = f"[+-]?(?:\\d+|\\d{{1,3}}(?:{group}\\d{{2,3}})*{group}\\d{{3}})"
+    number = f"^(?:{digits}(?:[{decimal}]\\d*)?|[+-]?[{decimal}]\\d+)(?:[eE][+-]?\\d+)?$"
+    bare = f"regexp_replace({{}}, {literal(group)}, '', 'g')"
+    matched = bare.format(f"regexp_extract(x, {literal(number)})")
+    counted = bare.format(f"regexp_extract(_plain(x), {literal(f'^({digits})(?:[{decimal}]0*)?$')}, 1)")
+    before, after = rf"^([+-]?)\s*{_CURRENCY}\s*", rf"\s*{_CURRENCY}$"
+    trimmed = f"trim(CAST(x AS VARCHAR), {literal(_BLANKS)})"
+    iso = f"TRY_STRPTIME(clean(x), [{', '.join(literal(text) for text in _DAY_FORMATS)}])"
     year, week = (f"TRY_CAST(regexp_extract(clean(x), '^(\\d{{4}})-?W?(\\d{{2}})$', {i}) AS INTEGER)" for i in (1, 2))
-    statements.append(
-        f"CREATE MACRO monday(x) AS CASE WHEN {week} <= 53 THEN "
-        f"_sane(CAST(date_trunc('week', make_date({year}, 1, 4)) AS DATE) + 7 * ({week} - 1)) END"
-    )
-    return statements
+    bodies = {
+        "clean(x)": f"nullif(regexp_replace({trimmed}, {literal(f'(?i)^(?:{nulls})$')}, ''), '')",
+        "_plain(x)": "replace(clean(x), chr(8722), '-')",
+        "_read(x)": f"""coalesce(TRY_CAST(replace({matched}, {literal(decimal)}, '.') AS DOUBLE),
+            CASE WHEN x IS NOT NULL THEN CAST('NaN' AS DOUBLE) END)""",
+        "number(x)": "_read(_plain(x))",
+        "money(x)": f"""_read(regexp_replace(regexp_replace(regexp_replace(_plain(x), '^\\((.*)\\)$', '-\\1'),
+            {literal(before)}, '\\1'), {literal(after)}, ''))""",
+        "whole(x)": f"TRY_CAST({counted} AS BIGINT)",
+        "fraction(x)": "_read(regexp_replace(_plain(x), '^[<>≤≥]?\\s*|\\s*%$', '', 'g')) / 100",
+        "_sane(x)": "CASE WHEN x BETWEEN DATE '1990-01-01' AND DATE '2199-12-31' THEN x END",
+        "day(x)": f"""_sane(CAST(coalesce({iso}, TRY_CAST(clean(x) AS TIMESTAMP)) AS DATE)),
+            (x, format) AS _sane(CAST(TRY_STRPTIME(clean(x), format) AS DATE))""",
+        "monday(x)": f"""CASE WHEN {week} <= 53 THEN
+            _sane(CAST(date_trunc('week', make_date({year}, 1, 4)) AS DATE) + 7 * ({week} - 1)) END""",
+    }
+    return [f"CREATE MACRO {name} AS {body}" for name, body in bodies.items()]
 
 
 @cache

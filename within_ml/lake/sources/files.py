@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from within_ml.errors import SourceError, shown
 from within_ml.lake.sources.expressions import literal, macros, quoted
@@ -36,6 +38,7 @@ _MAGIC = (
     (b"%PDF", "a PDF"),
 )
 _CHUNK = 1 << 20
+_ROWS = 50_000
 
 
 def landing_path(landing_root: str | Path, path: str | Path) -> Path:
@@ -89,7 +92,7 @@ def connected(mapping: SourceMapping, path: Path) -> Iterator[duckdb.DuckDBPyCon
     with TemporaryDirectory(prefix="within-source-") as scratch, duckdb.connect() as con:
         con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         con.execute(f"SET temp_directory = {literal(str(Path(scratch) / 'spill'))}")
-        parquet = path if mapping.format == "parquet" else _as_parquet(con, mapping, path, Path(scratch))
+        parquet = path if mapping.format == "parquet" else _as_parquet(mapping, path, Path(scratch))
         con.execute(f"SET allowed_paths = [{literal(str(parquet))}]")
         con.execute("SET enable_external_access = false")
         for statement in macros(decimal=mapping.options.decimal, null_values=mapping.options.null_values):
@@ -139,25 +142,40 @@ def _create_view(con: duckdb.DuckDBPyConnection, mapping: SourceMapping, path: P
     con.execute(f"CREATE VIEW file AS SELECT {', '.join(columns)}, file_row_number AS file_row FROM raw")
 
 
-def _as_parquet(con: duckdb.DuckDBPyConnection, mapping: SourceMapping, path: Path, scratch: Path) -> Path:
+def _as_parquet(mapping: SourceMapping, path: Path, scratch: Path) -> Path:
+    """Write the CSV's cells as text columns; Python's reader is strict about quotes and knows the line of a fault."""
     options = mapping.options
     text = _utf8(path, options, scratch)
     delimiter, skip, names = _layout(mapping, text, path.name)
+    schema = pa.schema([(name, pa.string()) for name in names])
     target = scratch / "file.parquet"
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-    reader = (
-        f"read_csv({literal(str(text))}, auto_detect = false, columns = {{{columns}}}, delim = {literal(delimiter)}, "
-        f"quote = {literal(options.quote)}, escape = {literal(options.quote)}, header = false, skip = {skip}, "
-        "null_padding = true, parallel = false, max_line_size = 8388608)"
-    )
-    try:
-        con.execute(f"COPY (SELECT * FROM {reader}) TO {literal(str(target))} (FORMAT parquet)")
-    except duckdb.Error as error:
-        raise SourceError(
-            f"{path.name}: lines with {len(names)} fields between {delimiter!r} are required; {_csv_problem(error)}. "
-            "Correct the line, or give the options delimiter, quote or encoding in the mapping."
-        ) from error
+    with text.open(encoding="utf-8", newline="") as stream, pq.ParquetWriter(target, schema) as writer:
+        for _ in range(skip):
+            stream.readline()
+        reader = csv.reader(stream, delimiter=delimiter, quotechar=options.quote, strict=True)
+        lines = _lines(reader, len(names), delimiter, path.name, skip)
+        while rows := list(islice(lines, _ROWS)):
+            writer.write_table(pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema))
     return target
+
+
+def _lines(reader: Any, width: int, delimiter: str, name: str, skip: int) -> Iterator[list[str | None]]:
+    """Yield the rows, empty cells as None, short ones filled; blank lines are left out."""
+    try:
+        for row in reader:
+            if len(row) > width and any(row[width:]):
+                raise SourceError(
+                    f"{name}: lines with {width} fields between {delimiter!r} are required; line "
+                    f"{skip + reader.line_num} has {len(row)}: {shown([delimiter.join(row)[:200]])}. Put texts that "
+                    "contain the delimiter in quotes, or give the options delimiter and quote in the mapping."
+                )
+            if row:
+                yield [cell or None for cell in row[:width]] + [None] * (width - len(row))
+    except csv.Error as error:
+        raise SourceError(
+            f"{name}: closed quotes are required; up to line {skip + reader.line_num}: {error}. The file is probably "
+            "truncated or uses another quoting character (options: quote); export it again or correct it."
+        ) from error
 
 
 def _utf8(path: Path, options: ReadOptions, scratch: Path) -> Path:
@@ -236,19 +254,6 @@ def _unique(names: list[str]) -> list[str]:
         seen[base.casefold()] = seen.get(base.casefold(), 0) + 1
         unique.append(base if seen[base.casefold()] == 1 else f"{base}_{seen[base.casefold()]}")
     return unique
-
-
-def _csv_problem(error: duckdb.Error) -> str:
-    text = str(error)
-    line = re.search(r"Line:? (\d+)", text)
-    original = re.search(r"Original Line: ?(.*)", text)
-    reason = re.search(
-        r"(Expected Number of Columns: .*|Value with unterminated quote.*|.*utf-?8.*)", text, re.IGNORECASE
-    )
-    parts = [f"line {line.group(1)} of the table breaks this" if line else "one line breaks this"]
-    parts += [reason.group(1).strip()] if reason else [first_line(error)]
-    parts += [f"it reads {original.group(1)[:200]!r}"] if original else []
-    return ", ".join(parts)
 
 
 def first_line(error: Exception) -> str:

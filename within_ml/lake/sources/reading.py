@@ -124,7 +124,7 @@ class SourceReader:
         limit
             At most so many rows.
         """
-        return pa.Table.from_batches(self.batches(table, dates=dates, limit=limit), CONTRACTS[table].schema)
+        return pa.Table.from_batches(self.batches(table, dates=dates, limit=limit), _nullable(CONTRACTS[table]))
 
     def batches(
         self, table: str, *, dates: Dates | None = None, limit: int | None = None, rows: int = 100_000
@@ -132,12 +132,12 @@ class SourceReader:
         """Yield the same rows in batches, with flat memory."""
         if table not in self._selects:
             raise InputError(f"{self.path.name} feeds {shown(self.tables)}; {table!r} was asked for.")
-        schema = CONTRACTS[table].schema
+        schema = _nullable(CONTRACTS[table])
         sql = f"SELECT * FROM ({self._selects[table]}){self._narrowed(table, dates)}"
         try:
             reader = self._con.execute(sql + (f" LIMIT {limit}" if limit else "")).to_arrow_reader(rows)
             for batch in reader:
-                yield batch.cast(pa.schema([field.with_nullable(True) for field in schema])).cast(schema, safe=False)
+                yield batch.cast(schema)
         except duckdb.Error as error:
             raise self._broken(error) from error
 
@@ -280,6 +280,7 @@ def open_source(mapping: SourceMapping, path: str | Path, *, label: str | None =
         If the file cannot be read, lacks a column, or an expression does not fit it.
     """
     file = Path(path)
+    _fed(mapping, file)
     with connected(mapping, file) as con:
         yield SourceReader(con, mapping, file, label or file.name)
 
@@ -335,6 +336,10 @@ def inspect_file(mapping: SourceMapping, path: str | Path) -> LandingFile:
             left_out=left_out,
             undated=source.days.get(None, 0),
         )
+
+
+def _nullable(contract: Contract) -> pa.Schema:
+    return pa.schema([pa.field(column.name, column.type) for column in contract.columns])
 
 
 def _fed(mapping: SourceMapping, path: Path) -> tuple[str, ...]:
