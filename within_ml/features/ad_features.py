@@ -34,6 +34,7 @@ from within_ml.features.performance import (
 from within_ml.features.temporal import (
     LONGEST_WINDOW,
     WINDOWS,
+    Checkpoint,
     Frame,
     Period,
     Plan,
@@ -43,6 +44,7 @@ from within_ml.features.temporal import (
     joined,
     rolling_sums,
     served_spine,
+    unchecked,
 )
 from within_ml.features.texts import text_hash
 from within_ml.lake.contracts import AD_KEY, CAMPAIGN_KEY, Contract
@@ -78,7 +80,9 @@ class FeatureInputs:
     content: ir.Table
 
 
-def ad_features(inputs: FeatureInputs, period: Period, *, plan: Plan | None = None) -> ir.Table:
+def ad_features(
+    inputs: FeatureInputs, period: Period, *, plan: Plan | None = None, checkpoint: Checkpoint = unchecked
+) -> ir.Table:
     """Define the rows of ``ad_features`` for the days of a period.
 
     Parameters
@@ -89,6 +93,8 @@ def ad_features(inputs: FeatureInputs, period: Period, *, plan: Plan | None = No
         The wanted days.
     plan
         How sums are computed, by default the cheaper one; the rows are the same.
+    checkpoint
+        Where an engine may store what is read more than once.
 
     Returns
     -------
@@ -96,13 +102,21 @@ def ad_features(inputs: FeatureInputs, period: Period, *, plan: Plan | None = No
         The columns of `catalog.ad_features_contract`, in no particular order of rows.
     """
     plan = plan or period.plan
-    versions = ad_versions(inputs.ads)
-    rows = _ad_rows(inputs, versions, period, plan)
-    rows = _with_levels(rows, inputs, period, plan)
-    rows = _with_rates(rows)
-    rows = _with_dates(rows, versions, inputs.campaigns)
-    rows = joined(rows, inputs.content, ["text_hash"])
-    return as_contracted(rows, ad_features_contract())
+    versions = checkpoint("ad_versions", ad_versions(inputs.ads))
+    rows = checkpoint("ad_rows", _ad_rows(inputs, versions, period, plan))
+    campaigns = checkpoint("campaign_daily", daily_totals(inputs.daily, CAMPAIGN_KEY))
+    levels = {
+        "campaign": (CAMPAIGN_KEY, campaigns),
+        "account": (ACCOUNT_KEY, daily_totals(campaigns, ACCOUNT_KEY)),
+        "platform": (("platform",), inputs.platforms),
+    }
+    full = rows
+    for level, (keys, facts) in levels.items():
+        totals = _level_totals(rows, facts, level, keys, period, plan)
+        full = joined(full, checkpoint(f"{level}_totals", totals), [*keys, "day"])
+    full = _with_dates(_with_rates(full), versions, inputs.campaigns)
+    full = joined(full, inputs.content, ["text_hash"])
+    return as_contracted(full, ad_features_contract())
 
 
 def ad_versions(ads: ir.Table) -> ir.Table:
@@ -158,22 +172,15 @@ def _starting(versions: ir.Table, campaigns: ir.Table, period: Period) -> ir.Tab
     return each_day(spans, spans.start, spans.stop)
 
 
-def _with_levels(rows: ir.Table, inputs: FeatureInputs, period: Period, plan: Plan) -> ir.Table:
-    """Add the window sums of the ad's campaign, account and platform, and how many ads the campaign has."""
-    campaigns = daily_totals(inputs.daily, CAMPAIGN_KEY)
-    accounts = daily_totals(campaigns, ACCOUNT_KEY)
-    for level, keys, facts in (
-        ("campaign", CAMPAIGN_KEY, campaigns),
-        ("account", ACCOUNT_KEY, accounts),
-        ("platform", ("platform",), inputs.platforms),
-    ):
-        sums = count_sums(level)
-        if level != "platform":
-            sums |= value_sums(level, (LONGEST_WINDOW,))
-        wanted = rows.group_by([*keys, "day"]).aggregate(**{f"{level}_ads": rows.count()})
-        totals = in_units(rolling_sums(facts, wanted, keys, sums, period, plan), list(sums))
-        rows = joined(rows, totals, [*keys, "day"])
-    return rows
+def _level_totals(
+    rows: ir.Table, facts: ir.Table, level: str, keys: tuple[str, ...], period: Period, plan: Plan
+) -> ir.Table:
+    """Window sums of a campaign, account or platform on the days on which it has ads, and how many ads those are."""
+    sums = count_sums(level)
+    if level != "platform":
+        sums |= value_sums(level, (LONGEST_WINDOW,))
+    wanted = rows.group_by([*keys, "day"]).aggregate(**{f"{level}_ads": rows.count()})
+    return in_units(rolling_sums(facts, wanted, keys, sums, period, plan), list(sums))
 
 
 def _with_rates(rows: ir.Table) -> ir.Table:
@@ -229,7 +236,13 @@ def _trend(rows: ir.Table, level: str) -> ir.Value:
 def _with_dates(rows: ir.Table, versions: ir.Table, campaigns: ir.Table) -> ir.Table:
     """Add the ad's text as of the day, its key, ages and the weekday."""
     known = versions.select(
-        *AD_KEY, "headline", "body", "from_day", "until_day", "created_day", "first_known_day",
+        *AD_KEY,
+        "headline",
+        "body",
+        "from_day",
+        "until_day",
+        "created_day",
+        "first_known_day",
         text_hash=text_hash(versions.headline, versions.body),
     )
     as_of = [*AD_KEY, rows.day >= known.from_day, rows.day < known.until_day]

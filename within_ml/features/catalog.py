@@ -42,9 +42,8 @@ class Feature:
     @property
     def column(self) -> Column:
         """The contract of the feature's column."""
-        return Column(
-            self.name, _TYPES[self.dtype], self.meaning, self.nullable, self.unit, self.minimum, self.maximum
-        )
+        return Column(self.name, _TYPES[self.dtype], self.meaning, self.nullable, self.unit, self.minimum, self.maximum)
+
 
 _OWNER = "within"
 _AD_GRAIN = "date × ad"
@@ -174,7 +173,12 @@ NUMERIC_AD_FEATURES: tuple[Feature, ...] = (
     _AD.count("ad_days_served_28d", "Days with impressions of the ad in the last 28 days", 28),
     _AD.count("campaign_ads", "Ads of the campaign that have a row on the day", 0),
     _AD.number(
-        "ad_age_days", "Days since the ad was created, or first known; null if not known", "days", 0, nullable=True, minimum=0
+        "ad_age_days",
+        "Days since the ad was created, or first known; null if not known",
+        "days",
+        0,
+        nullable=True,
+        minimum=0,
     ),
     _AD.number(
         "campaign_age_days",
@@ -192,9 +196,7 @@ def _text_features() -> tuple[Feature, ...]:
     """Features of the ad's text, as `content` lists them."""
     from within_ml.features.content import TEXT_FEATURES
 
-    return tuple(
-        Feature(t.name, t.meaning, t.unit, _AD_GRAIN, 0, t.version, _OWNER, "float64") for t in TEXT_FEATURES
-    )
+    return tuple(Feature(t.name, t.meaning, t.unit, _AD_GRAIN, 0, t.version, _OWNER, "float64") for t in TEXT_FEATURES)
 
 
 TEXT_AD_FEATURES: tuple[Feature, ...] = _text_features()
@@ -248,8 +250,12 @@ ACCOUNT_FEATURES: tuple[Feature, ...] = (
         "ratio",
         31,
     ),
-    _ACCOUNT.number("account_age_days", "Days since the account was onboarded; null if not known", "days", 0, nullable=True),
-    _ACCOUNT.number("day_of_week", "Weekday of the date, Monday 0 to Sunday 6", "weekday", 0, nullable=False, minimum=0),
+    _ACCOUNT.number(
+        "account_age_days", "Days since the account was onboarded; null if not known", "days", 0, nullable=True
+    ),
+    _ACCOUNT.number(
+        "day_of_week", "Weekday of the date, Monday 0 to Sunday 6", "weekday", 0, nullable=False, minimum=0
+    ),
 )
 """All features of an account on a day, in the order of the table's columns."""
 

@@ -1,24 +1,24 @@
-"""Performance facts and what is made of their sums: daily totals of ads, campaigns, accounts and platforms, smoothed
-rates, prices and trends.
+"""Performance facts and what is made of their sums: daily totals, smoothed rates, prices and trends.
 
 The arithmetic of rates belongs here, as expressions over columns; which features exist is said in `catalog`, and the
 tables are put together in `ad_features` and `account`.
 
-Smoothing. A rate is estimated at each level of platform → account → campaign → ad, and each level is shrunk towards the
-one above by pseudo-impressions: ``(clicks + k · parent) / (impressions + k)``. With a beta prior of mean ``p`` and
-coefficient of variation ``cv`` between the members of a level, ``k ≈ (1 - p) / (p · cv²)``; at rates of about 1 percent,
-members that differ by a half give 400 and members that differ by a third give 1,000. (Efron and Morris 1975, "Data
-analysis using Stein's estimator and its generalizations"; the beta-binomial form is Gelman et al., Bayesian Data
-Analysis, 3rd ed., section 5.3.)
+Smoothing. A rate is estimated at each level of platform → account → campaign → ad, and each level is shrunk towards
+the one above by pseudo-impressions: ``(clicks + k · parent) / (impressions + k)``. With a beta prior of mean ``p`` and
+coefficient of variation ``cv`` between the members of a level, ``k ≈ (1 - p) / (p · cv²)``; at rates of about one
+percent, members that differ by a half give 400 and members that differ by a third give 1,000. (Efron and Morris 1975,
+"Data analysis using Stein's estimator and its generalizations"; the beta-binomial form is Gelman et al., Bayesian
+Data Analysis, 3rd ed., section 5.3.)
 
-Recency. The level of click-through drifts within weeks, so the priors weigh a click of the last 7 days fully, of the 7
-days before by a half, and of the 14 days before those by 3/16: an exponential decay with a half-life of one week in three
-steps, because three window sums are exact where a running exponential is not.
+Recency. The level of click-through drifts within weeks, so the priors weigh a click of the last 7 days fully, of the
+7 days before by a half, and of the 14 days before those by 3/16: an exponential decay with a half-life of one week in
+three steps, because three window sums are exact where a running exponential is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import ibis
 import ibis.expr.types as ir
@@ -114,7 +114,7 @@ def recent(table: ir.Table, level: str, measure: str) -> ir.Value:
     """Recency-weighted sum of a count of a level."""
     name = f"{level}_{measure}"
     total = table[f"{name}_{RECENCY_WEIGHTS[0][0]}d"] * RECENCY_WEIGHTS[0][1]
-    for (nearer, _), (days, weight) in zip(RECENCY_WEIGHTS, RECENCY_WEIGHTS[1:], strict=False):
+    for (nearer, _), (days, weight) in pairwise(RECENCY_WEIGHTS):
         total = total + (table[f"{name}_{days}d"] - table[f"{name}_{nearer}d"]) * weight
     return total
 

@@ -10,7 +10,7 @@ sums of integers, so that their order, and with it the plan, the engine and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
@@ -26,6 +26,15 @@ WINDOWS = (1, 7, 28)
 LONGEST_WINDOW = max(WINDOWS)
 
 _EPOCH = date(1970, 1, 1)
+
+Checkpoint = Callable[[str, ir.Table], ir.Table]
+"""``checkpoint(name, table)`` gives a table of the same rows, stored by the engine if it likes: what follows reads it
+more than once, and engines compute a shared expression again for each reader."""
+
+
+def unchecked(name: str, table: ir.Table) -> ir.Table:
+    """Store nothing: the whole definition stays one expression."""
+    return table
 
 
 class Plan(StrEnum):
@@ -48,9 +57,7 @@ class Period:
 
     def __post_init__(self) -> None:
         if self.last < self.first:
-            raise InputError(
-                f"A period needs first ≤ last; got first={self.first} and last={self.last}. Swap them or widen the period."
-            )
+            raise InputError(f"A period needs first ≤ last; got first={self.first} and last={self.last}. Swap the two.")
 
     @property
     def first_number(self) -> int:
@@ -190,14 +197,17 @@ def rolling_sums(
     kept = [c for c in wanted.columns if c not in keys and c != "day"]
     schema = wanted.schema()
     timeline = ibis.union(
-        facts.select(*keys, "day", *measures, *[ibis.null(schema[c]).name(c) for c in kept], wanted=ibis.literal(False)),
-        wanted.select(
-            *keys, "day", *[ibis.null("int64").name(m) for m in measures], *kept, wanted=ibis.literal(True)
+        facts.select(
+            *keys, "day", *measures, *[ibis.null(schema[c]).name(c) for c in kept], wanted=ibis.literal(False)
         ),
+        wanted.select(*keys, "day", *[ibis.null("int64").name(m) for m in measures], *kept, wanted=ibis.literal(True)),
     )
     windows = {frame: _range_window(timeline, keys, frame) for _, frame in sums.values()}
     summed = timeline.mutate(
-        **{name: timeline[measure].sum().over(windows[frame]).cast("float64") for name, (measure, frame) in sums.items()}
+        **{
+            name: timeline[measure].sum().over(windows[frame]).cast("float64")
+            for name, (measure, frame) in sums.items()
+        }
     )
     return summed.filter(summed.wanted).drop("wanted", *measures)
 

@@ -50,4 +50,6 @@ def content_rows(texts: pa.Table) -> pa.Table:
         text_hash and the content features.
     """
     features = text_features(texts["headline"].combine_chunks(), texts["body"].combine_chunks())
-    return features.add_column(0, pa.field("text_hash", pa.string(), nullable=False), texts["text_hash"].cast(pa.string()))
+    return features.add_column(
+        0, pa.field("text_hash", pa.string(), nullable=False), texts["text_hash"].cast(pa.string())
+    )
