@@ -13,7 +13,8 @@ import pytest
 from psycopg import sql
 
 from within_ml.database import DatabaseUrls, EmbeddedPostgres, migrate
-from within_ml.database.urls import connect
+from within_ml.database.urls import connect, exclusive
+from within_ml.registry import ModelRegistry
 
 FAST_BUT_FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -32,56 +33,69 @@ def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def _templates(postgres: EmbeddedPostgres) -> DatabaseUrls:
-    """Migrated databases to copy from: `within` and `mlflow`, made by the first worker."""
-    urls = postgres.urls()
-    with connect(urls.within, "postgres") as lock:
-        lock.execute("SELECT pg_advisory_lock(1)")
-        migrate(urls.within)
-    return urls
+def _within_template(postgres: EmbeddedPostgres) -> str:
+    """Name a migrated database to copy from: migrating takes longer than copying."""
+    migrate(postgres.urls().within)
+    return "within"
+
+
+@pytest.fixture(scope="session")
+def _mlflow_template(postgres: EmbeddedPostgres) -> str:
+    """Name MLflow's database to copy from: its tables take seconds to make."""
+    with exclusive(postgres.url("postgres"), "mlflow template"), connect(postgres.url("postgres")) as connection:
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = 'mlflow_template'").fetchone() is None:
+            ModelRegistry(postgres.urls().mlflow).initialize()
+            # A template must have no connection, and MLflow keeps its own.
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'mlflow'")
+            connection.execute("CREATE DATABASE mlflow_template TEMPLATE mlflow")
+    return "mlflow_template"
 
 
 @pytest.fixture
-def make_databases(postgres: EmbeddedPostgres, _templates: DatabaseUrls) -> Iterator[Callable[[], DatabaseUrls]]:
-    """Return a function that makes three databases for one test; they are dropped after it."""
+def copy_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
+    """Return a function that copies a database and returns the copy's name; copies are dropped after the test."""
     made: list[str] = []
 
-    def make() -> DatabaseUrls:
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        with connect(postgres.url("postgres")) as connection:
-            for kind, template in (("dagster", "template0"), ("mlflow", "template0"), ("within", "within")):
-                query = "CREATE DATABASE {} TEMPLATE {}"
-                connection.execute(
-                    sql.SQL(query).format(sql.Identifier(f"{name}_{kind}"), sql.Identifier(template))
-                )
-                made.append(f"{name}_{kind}")
-        return DatabaseUrls(
-            dagster=postgres.url(f"{name}_dagster", "psycopg2"),
-            mlflow=postgres.url(f"{name}_mlflow", "psycopg2"),
-            within=postgres.url(f"{name}_within"),
-        )
+    def copy(template: str) -> str:
+        name = f"test_{uuid.uuid4().hex[:16]}"
+        query = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        # A copy fails while another process copies the same template.
+        with exclusive(postgres.url("postgres"), f"copy {template}"), connect(postgres.url("postgres")) as connection:
+            connection.execute(query)
+        made.append(name)
+        return name
 
-    yield make
+    yield copy
     with connect(postgres.url("postgres")) as connection:
         for name in made:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
-def fresh_databases(make_databases: Callable[[], DatabaseUrls]) -> DatabaseUrls:
-    """Three databases of this test's own: `within` is migrated, the others are empty."""
-    return make_databases()
+def postgres_url(postgres: EmbeddedPostgres, _within_template: str, copy_database: Callable[[str], str]) -> str:
+    """URL of a migrated database `within` of this test's own."""
+    return postgres.url(copy_database(_within_template))
 
 
 @pytest.fixture
-def postgres_url(fresh_databases: DatabaseUrls) -> str:
-    """URL of a migrated database `within` of this test's own."""
-    return fresh_databases.within
+def mlflow_url(postgres: EmbeddedPostgres, _mlflow_template: str, copy_database: Callable[[str], str]) -> str:
+    """URL of a database of this test's own that holds MLflow's tables."""
+    return postgres.url(copy_database(_mlflow_template), "psycopg2")
+
+
+@pytest.fixture
+def fresh_databases(
+    postgres: EmbeddedPostgres, postgres_url: str, mlflow_url: str, copy_database: Callable[[str], str]
+) -> DatabaseUrls:
+    """Three databases of this test's own; Dagster's is empty, the others have their tables."""
+    return DatabaseUrls(
+        dagster=postgres.url(copy_database("template0"), "psycopg2"), mlflow=mlflow_url, within=postgres_url
+    )
 
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """A folder that Postgres can reach when the tests run as root, for tests that start servers of their own."""
+    """Make a folder that Postgres can reach when the tests run as root, for tests that start servers of their own."""
     folder = Path(tempfile.mkdtemp(prefix="within-server-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import NullPool
 
-from within_ml.database.urls import connect, parse_postgres_url
+from within_ml.database.urls import connect, exclusive, parse_postgres_url
 from within_ml.errors import DatabaseError, InputError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION_TABLE = "within_alembic_version"
-MIGRATION_LOCK = 8_214_550_301
-"""Key of the advisory lock under which one process migrates and the others wait."""
 
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -94,8 +92,7 @@ def migrate(url: str) -> str:
     """
     from alembic import command  # noqa: PLC0415
 
-    with connect(url) as lock:
-        lock.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+    with exclusive(url, "migrate"):
         newest = _newest_version()
         if _current_version(url) != newest:
             _refuse_unknown_version(url)

@@ -30,7 +30,7 @@ _READ = pacsv.ParseOptions(newlines_in_values=True)
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What a replacement changed: rows inserted or updated, and rows removed; rows that were equal count for neither."""
+    """What a replacement changed: rows inserted or updated, and rows removed; equal rows count for neither."""
 
     written: int
     removed: int
@@ -160,13 +160,15 @@ def _has_rows(
 
 
 def _copy_in(connection: PgConnection, destination: str, table: sa.Table, rows: pa.Table) -> int:
-    query = _sql("COPY {destination} ({columns}) FROM STDIN (FORMAT csv)", table, destination=sql.Identifier(destination))
+    query = _sql(
+        "COPY {destination} ({columns}) FROM STDIN (FORMAT csv)", table, destination=sql.Identifier(destination)
+    )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         for batch in rows.to_batches(max_chunksize=CHUNK_ROWS):
             buffer = pa.BufferOutputStream()
             pacsv.write_csv(batch, buffer, _WRITE)
             copy.write(memoryview(buffer.getvalue()))
-    return rows.num_rows
+    return int(rows.num_rows)
 
 
 def _upsert(table: sa.Table, unimportant: Sequence[str]) -> sql.Composed:
@@ -174,8 +176,8 @@ def _upsert(table: sa.Table, unimportant: Sequence[str]) -> sql.Composed:
     others = [column.name for column in table.columns if column.name not in key]
     compared = [name for name in others if name not in unimportant]
     return _sql(
-        "INSERT INTO {table} AS target ({columns}) SELECT {columns} FROM staging ON CONFLICT ({key}) DO UPDATE SET {sets} "
-        "WHERE ({old}) IS DISTINCT FROM ({new})",
+        "INSERT INTO {table} AS target ({columns}) SELECT {columns} FROM staging ON CONFLICT ({key}) "
+        "DO UPDATE SET {sets} WHERE ({old}) IS DISTINCT FROM ({new})",
         table,
         sets=_joined("{name} = EXCLUDED.{name}", others),
         old=_joined("target.{name}", compared),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -105,9 +104,7 @@ class ScoreRepository:
         filters: dict[str, Collection[object]] = {"date": [date], **(scope or {})}
         _refuse_outsiders(conformed, filters)
         with connect(self.url) as connection, connection.transaction():
-            connection.execute(
-                "SELECT pg_advisory_xact_lock(hashtext(%s), %s)", [self._table.name, date.toordinal()]
-            )
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s), %s)", [self._table.name, date.toordinal()])
             replaced = replace_rows(
                 connection,
                 self._table,
@@ -250,13 +247,6 @@ class LedgerRepository:
         query = "SELECT * FROM model_promotions WHERE %s::text IS NULL OR model_name = %s ORDER BY id DESC LIMIT %s"
         with connect(self.url) as connection, connection.cursor(row_factory=class_row(Decision)) as cursor:
             return tuple(cursor.execute(query, [model_name, model_name, limit]).fetchall())
-
-    @contextmanager
-    def exclusive(self, model_name: str) -> Iterator[None]:
-        """Let one process at a time decide about a model; the others wait."""
-        with connect(self.url) as connection, connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(hashtext('model_promotions'), hashtext(%s))", [model_name])
-            yield
 
 
 @dataclass(frozen=True, slots=True)

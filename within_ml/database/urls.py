@@ -6,6 +6,8 @@ modules) and the embedded server's life (`server`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -115,6 +117,17 @@ def connect(url: str, database: str | None = None) -> psycopg.Connection[tuple[o
             f"Postgres must answer at {shown_url.render_as_string(hide_password=True)}; however: "
             f"{_first_line(error)} Start the server, or correct WITHIN_POSTGRES_URL."
         ) from error
+
+
+@contextmanager
+def exclusive(url: str, purpose: str) -> Iterator[None]:
+    """Let one process of all that use the database do something; the others wait.
+
+    The lock is the server's: it ends with the connection, so a killed process holds nobody up.
+    """
+    with connect(url) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [f"within: {purpose}"])
+        yield
 
 
 def ensure_databases(url: str, names: tuple[str, ...]) -> None:

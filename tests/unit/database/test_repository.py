@@ -91,7 +91,8 @@ def test_an_unchanged_row_keeps_the_run_that_wrote_it(postgres_url):
 
 
 @pytest.mark.parametrize(
-    "scope", [{"account_id": ["a"]}, {"campaign_id": {"campaign-a"}}, {"account_id": ("a",), "campaign_id": ["campaign-a"]}]
+    "scope",
+    [{"account_id": ["a"]}, {"campaign_id": {"campaign-a"}}, {"account_id": ("a",), "campaign_id": ["campaign-a"]}],
 )
 def test_a_scope_leaves_the_other_rows(postgres_url, scope):
     repository = ScoreRepository(postgres_url)
@@ -150,7 +151,9 @@ def test_rows_outside_the_scope_are_refused(postgres_url):
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.none() | st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])), ctr=st.floats(0, 1))
+@given(
+    text=st.none() | st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])), ctr=st.floats(0, 1)
+)
 def test_any_text_and_number_comes_back_as_it_was(postgres_url, text, ctr):
     repository = ScoreRepository(postgres_url)
     for rows in (score_rows(("a", "1", 0.5)), score_rows(("a", "1", ctr), topics=text)):
