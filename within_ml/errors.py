@@ -59,6 +59,12 @@ class PromotionRefusedError(RegistryError):
     """The promotion gate said no; the refusal is in the ledger."""
 
 
+class UnknownModelError(RegistryError, KeyError):
+    """A name that the registry's live view does not have; also a `KeyError`, as mappings promise."""
+
+    __str__ = Exception.__str__
+
+
 def shown(examples: Iterable[object]) -> str:
     """Join at most ten examples for a message.
 
