@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator
 
+from within_ml.calibration.level import estimate_level
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.metrics import check_rates
 
@@ -32,8 +33,8 @@ class CalibrationMethod(StrEnum):
     IDENTITY = "identity"
 
 
-class SplineCalibrator(BaseEstimator):
-    """Strictly increasing calibration: ``logit(p') = shift + ∫ slope``, the slope a positive B-spline.
+class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
+    """Strictly increasing calibration: ``logit(p') = start + ∫ slope``, the slope a positive B-spline.
 
     The integral of a B-spline with positive coefficients is an I-spline (Ramsay 1988, "Monotone Regression Splines in
     Action", Statistical Science 3). Coefficients that are all 1 give slope 1, so that the identity is inside the
@@ -66,8 +67,13 @@ class SplineCalibrator(BaseEstimator):
     method_ : CalibrationMethod
         ``spline``; ``level`` (few clicks or a constant prediction: a shrunken shift of the log-odds); ``identity`` (no
         impressions at all).
-    shift_, knots_, slopes_, dispersion_
-        The fitted map. Outside the knots it goes on as a straight line with the slope of the end.
+    shift_ : float
+        Shift of the log-odds, the part of the level that can be expected to last.
+    knots_, start_, slopes_ : array, float, array
+        The spline that follows the shift: knots on the log-odds scale, value at the first one, coefficients of the
+        slope. Outside the knots it goes on as a straight line with the slope of the end.
+    dispersion_ : float
+        φ.
 
     Examples
     --------
@@ -98,7 +104,14 @@ class SplineCalibrator(BaseEstimator):
         self.min_slope = min_slope
         self.min_clicks = min_clicks
 
-    def fit(self, y_pred: ArrayLike, y_true: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        y_pred: ArrayLike,
+        y_true: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        periods: ArrayLike | None = None,
+    ) -> Self:
         """Fit the map from raw predictions to observed rates.
 
         Parameters
@@ -109,6 +122,9 @@ class SplineCalibrator(BaseEstimator):
             Observed rates in [0, 1].
         sample_weight : array-like, shape (n,), optional
             Impressions.
+        periods : array-like, shape (n,), optional
+            Label of each row's week. The shape is then learned within weeks, and the level is shifted only as far as
+            the weeks agree on it (see `level`), since one week's shock is not the next one's.
 
         Raises
         ------
@@ -117,21 +133,20 @@ class SplineCalibrator(BaseEstimator):
         """
         self._check_parameters()
         y, p, w = check_rates(y_true, y_pred, sample_weight)
-        x, y, w = _log_odds(p)[w > 0], y[w > 0], w[w > 0]
-        self.knots_, self.slopes_, self.shift_, self.dispersion_ = np.zeros(0), np.ones(0), 0.0, 1.0
+        kept = w > 0
+        x, y, w = _log_odds(p)[kept], y[kept], w[kept]
+        self.knots_, self.slopes_, self.start_ = np.zeros(0), np.ones(0), 0.0
+        self.shift_, self.dispersion_ = 0.0, 1.0
         self.method_ = CalibrationMethod.IDENTITY
         if x.size == 0:
             return self
         self.method_ = CalibrationMethod.LEVEL
-        self.shift_ = _shift(x, y, w)
-        self.dispersion_ = _dispersion(expit(x + self.shift_), y, w)
-        clicks = min(w @ y, w @ (1 - y))
-        if clicks < self.min_clicks or np.unique(x).size < 2 * self.n_knots:
-            # A shift that rests on few clicks is shrunk, as if one more click had been seen where it was expected.
-            self.shift_ *= clicks / (clicks + self.dispersion_)
-            return self
-        self.method_ = CalibrationMethod.SPLINE
-        self._fit_spline(x, y, w / self.dispersion_)
+        level = estimate_level(x, y, w, None if periods is None else np.asarray(periods)[kept])
+        self.shift_, self.dispersion_ = level.shrunk, level.dispersion
+        few = min(w @ y, w @ (1 - y)) < self.min_clicks
+        if not few and np.unique(x).size >= 2 * self.n_knots:
+            self.method_ = CalibrationMethod.SPLINE
+            self._fit_spline(x + level.by_row, y, w / self.dispersion_)
         return self
 
     def transform(self, y_pred: ArrayLike) -> FloatArray:
@@ -158,6 +173,7 @@ class SplineCalibrator(BaseEstimator):
             "parameters": self.get_params(),
             "method": str(self.method_),
             "shift": float(self.shift_),
+            "start": float(self.start_),
             "dispersion": float(self.dispersion_),
             "knots": self.knots_.tolist(),
             "slopes": self.slopes_.tolist(),
@@ -175,7 +191,8 @@ class SplineCalibrator(BaseEstimator):
         try:
             calibrator = cls(**state["parameters"])
             calibrator.method_ = CalibrationMethod(state["method"])
-            calibrator.shift_, calibrator.dispersion_ = float(state["shift"]), float(state["dispersion"])
+            calibrator.shift_, calibrator.start_ = float(state["shift"]), float(state["start"])
+            calibrator.dispersion_ = float(state["dispersion"])
             calibrator.knots_ = np.array(state["knots"], dtype=np.float64)
             calibrator.slopes_ = np.array(state["slopes"], dtype=np.float64)
         except (KeyError, TypeError, ValueError) as error:
@@ -208,7 +225,7 @@ class SplineCalibrator(BaseEstimator):
             gradient = np.concatenate([[residual.sum()], basis.T @ residual + self.regularization * pull])
             return float(loss + penalty), gradient
 
-        start = np.concatenate([[self.knots_[0] + self.shift_], np.ones(n)])
+        start = np.concatenate([self.knots_[:1], np.ones(n)])
         lowest = self.min_slope if self.monotone else None
         result = minimize(
             objective,
@@ -218,7 +235,7 @@ class SplineCalibrator(BaseEstimator):
             bounds=[(None, None), *[(lowest, None)] * n],
             options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-7},
         )
-        self.shift_, self.slopes_ = float(result.x[0]), result.x[1:]
+        self.start_, self.slopes_ = float(result.x[0]), result.x[1:]
 
     def _slope_spline(self, slopes: FloatArray) -> BSpline:
         degree = self.spline_order - 2
@@ -227,7 +244,7 @@ class SplineCalibrator(BaseEstimator):
 
     def _integrated_basis(self, x: FloatArray) -> FloatArray:
         """Integral from the first knot to x of each slope's B-spline, with straight ends; shape (n, coefficients)."""
-        n = self.knots_.size + self.spline_order - 3 + (self.spline_order == 2) * 0
+        n = self.knots_.size + self.spline_order - 3
         first, last = self.knots_[0], self.knots_[-1]
         inside = np.clip(x, first, last)
         basis = np.empty((x.size, n))
@@ -239,30 +256,15 @@ class SplineCalibrator(BaseEstimator):
         return basis
 
     def _map(self, x: FloatArray) -> FloatArray:
+        x = x + self.shift_
         if self.method_ is not CalibrationMethod.SPLINE:
-            return x + self.shift_
-        return self.shift_ + self._integrated_basis(x) @ self.slopes_
+            return x
+        return self.start_ + self._integrated_basis(x) @ self.slopes_
 
 
 def _log_odds(p: FloatArray) -> FloatArray:
     clipped: FloatArray = logit(np.clip(p, _PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR))
     return clipped
-
-
-def _shift(x: FloatArray, y: FloatArray, w: FloatArray) -> float:
-    """Shift of the log-odds at which predicted clicks equal half a click more than the actual ones."""
-    target = (w @ y + 0.5) / (w.sum() + 1.0) * w.sum()
-    low, high = -40.0, 40.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if w @ expit(x + middle) < target else (low, middle)
-    return (low + high) / 2
-
-
-def _dispersion(p: FloatArray, y: FloatArray, w: FloatArray) -> float:
-    """Pearson's estimate of the variance in units of the binomial one, at least 1 (McCullagh and Nelder 1989, 4.5)."""
-    variance = np.maximum(p * (1 - p), _PROBABILITY_FLOOR)
-    return max(1.0, float((w * (y - p) ** 2 / variance).sum()) / max(y.size - 2, 1))
 
 
 def _knots(x: FloatArray, w: FloatArray, n_knots: int, spacing: str) -> FloatArray:

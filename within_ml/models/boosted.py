@@ -29,7 +29,7 @@ _STATE_FILE = "boosted.json"
 _RATE_FLOOR = 1e-6
 
 
-class BoostedRate(RegressorMixin, BaseEstimator):
+class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Boosted trees on the log-odds of a rate.
 
     The loss of a row is ``weight · binomial log-loss``; with impressions as weights, Hessians are in expected clicks
@@ -73,7 +73,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):
     array([0.01, 0.01, 0.03, 0.03])
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scikit-learn's convention: one argument per hyperparameter
         self,
         *,
         n_estimators: int = 300,
@@ -187,7 +187,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):
         """Share of the total loss reduction by column, in falling order; sums to 1 (or all 0 without a split)."""
         check_is_fitted(self)
         used = self.booster_[: self.n_trees_] if self.n_trees_ else None
-        gain = used.get_score(importance_type="total_gain") if used is not None else {}
+        gain: dict[str, Any] = used.get_score(importance_type="total_gain") if used is not None else {}
         total = sum(gain.values()) or 1.0
         names = self._names()
         shares = {name: float(gain.get(f"f{i}", 0.0)) / total for i, name in enumerate(names)}
