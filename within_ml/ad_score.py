@@ -151,15 +151,15 @@ class AdScorePredictor(BaseMLModel):
     >>> model = AdScorePredictor().fit(X, clicks / impressions, sample_weight=impressions)
     >>> model.predict(X[:2]).round(2)
     array([0.03, 0.01])
-    >>> model.score(X[:2])[["ad_score", "confidence_score"]].round(2)
+    >>> model.score(X[:2])[["ad_score", "confidence_score"]].round(1)
        ad_score  confidence_score
-    0      75.0              0.33
-    1      25.0              0.33
+    0      75.1               0.3
+    1      24.9               0.3
     """
 
     model_type: ClassVar[str] = ModelType.AD_SCORE
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the product's vocabulary, and what every model has
         self,
         feature_config: AdScoreConfig | Mapping[str, Any] | None = None,
         model_type: str = "ensemble",
@@ -268,7 +268,9 @@ class AdScorePredictor(BaseMLModel):
 
         y, w = self._checked(X, y, sample_weight)
         raw = expit(self._margin(X))
-        self.calibrator_ = SplineCalibrator().fit(raw, y, sample_weight=w, periods=_weeks(X["date"]))
+        self.calibrator_ = SplineCalibrator().fit(
+            raw, y, sample_weight=w, periods=_weeks(X["date"]), period_sd=self.period_sd_
+        )
         logger.info("ad score calibrated on %d rows: %s", len(X), self.calibrator_.method_)
         return self
 
@@ -359,7 +361,7 @@ class AdScorePredictor(BaseMLModel):
         fit = fit_binomial(terms, y, w, offset=level + first.by_row, ridge=np.ones(terms.shape[1]))
         after = estimate_level(level + terms @ fit.coefficients, y, w, weeks)
         self.intercept_, self.coefficients_ = after.shrunk, fit.coefficients
-        self.dispersion_ = after.dispersion
+        self.dispersion_, self.period_sd_ = after.dispersion, after.period_sd
         self.spread_ = [float(np.std(level)), float(np.std(terms @ self.coefficients_)), 0.0]
         return level + self.intercept_ + terms @ self.coefficients_
 
@@ -502,6 +504,7 @@ class AdScorePredictor(BaseMLModel):
             "intercept": self.intercept_,
             "coefficients": self.coefficients_.tolist(),
             "dispersion": self.dispersion_,
+            "period_sd": self.period_sd_,
             "spread": self.spread_,
             "platforms": platforms,
             "calibrator": self.calibrator_.to_dict() if self.calibrator_ is not None else None,
@@ -521,7 +524,8 @@ class AdScorePredictor(BaseMLModel):
         state = json.loads((folder / "ad_score.json").read_text(encoding="utf-8"))
         self.intercept_ = state["intercept"]
         self.coefficients_ = np.array(state["coefficients"], dtype=np.float64)
-        self.dispersion_, self.spread_ = state["dispersion"], state["spread"]
+        self.dispersion_, self.period_sd_ = state["dispersion"], state["period_sd"]
+        self.spread_ = state["spread"]
         with np.load(folder / "quantiles.npz", allow_pickle=False) as arrays:
             self.text_scale_ = PercentileScale.from_arrays([ALL_GROUPS], arrays["text"])
             self.margin_scale_ = PercentileScale.from_arrays(state["platforms"], arrays["margin"])
@@ -559,7 +563,7 @@ def _campaigns(X: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def _weeks(dates: ArrayLike) -> NDArray[np.int64]:
-    """Number of each date's period of one label horizon, counted back from the last date."""
+    """Return the number of each date's period of one label horizon, counted back from the last date."""
     days = to_days(dates)
     weeks: NDArray[np.int64] = (
         (days.max() - days).astype(np.int64) // HORIZON_DAYS if days.size else np.zeros(0, np.int64)
@@ -585,4 +589,5 @@ def _sampled(X: pd.DataFrame, max_rows: int) -> NDArray[np.bool_]:
         return np.ones(len(X), dtype=bool)
     key = X[["platform", "account_id", "ad_id"]].astype(str).assign(date=to_days(X["date"]).astype(str))
     hashes = pd.util.hash_pandas_object(key, index=False).to_numpy()
-    return hashes <= np.partition(hashes, max_rows - 1)[max_rows - 1]
+    kept: NDArray[np.bool_] = hashes <= np.partition(hashes, max_rows - 1)[max_rows - 1]
+    return kept

@@ -5,7 +5,6 @@ Percentiles rank; they are no probabilities and nothing here looks at outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -50,7 +49,7 @@ class PercentileScale:
         w = np.ones_like(v) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         if not w.sum() > 0:
             raise InputError(f"A percentile scale needs at least one value with weight, however: {v.size} values.")
-        self.grids_ = {ALL_GROUPS: _weighted_quantiles(v, w)}
+        self.grids_: dict[str, FloatArray] = {ALL_GROUPS: _weighted_quantiles(v, w)}
         if groups is not None:
             names = _names(groups)
             for name in np.unique(names):
@@ -86,7 +85,7 @@ class PercentileScale:
         if grids.shape != (len(groups), QUANTILES.size) or ALL_GROUPS not in groups:
             raise ModelFormatError(f"A percentile scale of {len(groups)} groups cannot have shape {grids.shape}.")
         scale = cls()
-        scale.grids_: Mapping[str, FloatArray] = dict(zip(groups, grids, strict=True))
+        scale.grids_ = dict(zip(groups, grids, strict=True))
         return scale
 
 

@@ -111,6 +111,7 @@ class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
         sample_weight: ArrayLike | None = None,
         *,
         periods: ArrayLike | None = None,
+        period_sd: float = 0.0,
     ) -> Self:
         """Fit the map from raw predictions to observed rates.
 
@@ -125,6 +126,8 @@ class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
         periods : array-like, shape (n,), optional
             Label of each row's week. The shape is then learned within weeks, and the level is shifted only as far as
             the weeks agree on it (see `level`), since one week's shock is not the next one's.
+        period_sd : float
+            What a longer history has shown of the spread of the weeks' levels, on the log-odds scale.
 
         Raises
         ------
@@ -141,7 +144,8 @@ class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
         if x.size == 0:
             return self
         self.method_ = CalibrationMethod.LEVEL
-        level = estimate_level(x, y, w, None if periods is None else np.asarray(periods)[kept])
+        weeks = None if periods is None else np.asarray(periods)[kept]
+        level = estimate_level(x, y, w, weeks, period_sd=period_sd)
         self.shift_, self.dispersion_ = level.shrunk, level.dispersion
         few = min(w @ y, w @ (1 - y)) < self.min_clicks
         if not few and np.unique(x).size >= 2 * self.n_knots:

@@ -21,7 +21,7 @@ _LARGEST_STEP = 2.0
 
 @dataclass(frozen=True, slots=True)
 class BinomialFit:
-    """``coefficients``, shape (k,), on the log-odds scale; ``dispersion`` ≥ 1, variance in units of the binomial one."""
+    """``coefficients``, shape (k,), on the log-odds scale; ``dispersion`` ≥ 1, variance over the binomial one."""
 
     coefficients: FloatArray
     dispersion: float
@@ -42,8 +42,8 @@ def fit_binomial(
 
     Notes
     -----
-    Quasi-likelihood (McCullagh and Nelder 1989, chapter 9): the dispersion, Pearson's estimate from the rows, divides the
-    weights, so that a ridge of one click means one click's worth of evidence however unlike the ads are.
+    Quasi-likelihood (McCullagh and Nelder 1989, chapter 9): the dispersion, Pearson's estimate from the rows, divides
+    the weights, so that a ridge of one click means one click's worth of evidence however unlike the ads are.
 
     Raises
     ------
