@@ -28,9 +28,9 @@ class LevelEstimate:
     """Shifts of the log-odds that make predicted clicks equal to actual ones.
 
     ``by_row`` is the shift of each row's own period, shape (n,). ``pooled`` is the periods' mean, ``shrunk`` what of it
-    should be expected of a later period (0 ≤ shrunk/pooled ≤ 1). ``period_sd`` is the standard deviation of the periods'
-    true shifts, made larger where neighbours are alike (then a mean of n periods rests on fewer than n). ``dispersion``
-    is the variance of rows within periods in units of the binomial one, at least 1.
+    should be expected of a later period (0 ≤ shrunk/pooled ≤ 1). ``period_sd`` is the standard deviation of the
+    periods' true shifts, made larger where neighbours are alike (then a mean of n periods rests on fewer than n).
+    ``dispersion`` is the variance of rows within periods in units of the binomial one, at least 1.
     """
 
     by_row: FloatArray
@@ -71,7 +71,7 @@ def estimate_level(
     --------
     >>> margin, y, w = np.zeros(4), np.array([0.6, 0.6, 0.4, 0.4]), np.full(4, 1000.0)
     >>> level = estimate_level(margin, y, w, [1, 1, 2, 2])
-    >>> level.by_row.round(2), round(level.shrunk, 6)
+    >>> level.by_row.round(2), round(level.shrunk, 4)
     (array([ 0.41,  0.41, -0.41, -0.41]), 0.0)
     """
     place = np.zeros(margin.size, dtype=np.int64)

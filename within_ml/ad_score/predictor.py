@@ -10,23 +10,25 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from within_ml import metrics
-from within_ml.base import HORIZON_DAYS, BaseMLModel, ModelType
+from within_ml.ad_score import terms
+from within_ml.ad_score.config import AdScoreConfig, AdScoreParts
+from within_ml.ad_score.terms import REQUIRED_COLUMNS
+from within_ml.base import BaseMLModel, ModelType
 from within_ml.calibration.level import estimate_level
 from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
-from within_ml.errors import InputError, NotFittedError, shown
+from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.models.binomial import fit_binomial
-from within_ml.splits import OutOfTimeSplit, to_days
+from within_ml.splits import OutOfTimeSplit
 
 if TYPE_CHECKING:
     from within_ml.calibration.spline import SplineCalibrator
@@ -37,77 +39,6 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
-REQUIRED_COLUMNS = ("date", "platform", "account_id", "campaign_id", "ad_id", "headline", "body", "prior_ctr")
-"""What every frame must have, beside the numeric features the model was fitted on."""
-
-_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, "ad_group_id"} - {"prior_ctr"})
-_RATE_FLOOR = 1e-6
-
-
-class AdScoreParts(StrEnum):
-    """Which parts the prediction is made of."""
-
-    ENSEMBLE = "ensemble"
-    """Level, text score and boosted trees."""
-    TEXT = "text"
-    """Level and text score."""
-    BOOSTED = "boosted"
-    """Level and boosted trees; the text counts only through the content features."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdScoreConfig:
-    """Every hyperparameter of the ad score.
-
-    Parameters
-    ----------
-    half_life_days : float
-        Age at which a training row counts half: the level and taste of the audience drift.
-    calibration_days : int
-        Last days of the history kept for the calibrator by `AdScorePredictor.fit`.
-    early_stopping_days : int
-        Last days of what is left that say how many trees are worth having.
-    max_rows : int
-        Larger training sets are sampled, by a stable hash of date and ad.
-    folds : int
-        Folds of the out-of-fold text score.
-    text_history_impressions : float
-        An ad with this many impressions in 28 days has half of its text's effect estimated apart from that of a new ad.
-    confidence_impressions : float
-        ``confidence_score`` = n / (n + this), n = ``prior_impressions``.
-    topics : int
-        Words named in ``topics``.
-    n_estimators, learning_rate, max_depth, min_child_weight, reg_lambda
-        Of the boosted trees; the last two in clicks after division by the dispersion between ads.
-    text : mapping
-        Arguments of the text score other than its defaults.
-    n_threads, random_state : int
-        Threads and seed of the trees.
-    """
-
-    half_life_days: float = 180.0
-    calibration_days: int = 28
-    early_stopping_days: int = 28
-    max_rows: int = 500_000
-    folds: int = 5
-    text_history_impressions: float = 5_000.0
-    confidence_impressions: float = 1_000.0
-    topics: int = 5
-    n_estimators: int = 300
-    learning_rate: float = 0.05
-    max_depth: int = 4
-    min_child_weight: float = 20.0
-    reg_lambda: float = 20.0
-    text: Mapping[str, Any] | None = None
-    n_threads: int = 2
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.half_life_days, self.confidence_impressions, self.text_history_impressions, self.max_rows) <= 0:
-            raise InputError(
-                "half_life_days, confidence_impressions, text_history_impressions and max_rows must be above 0."
-            )
-
 
 class AdScorePredictor(BaseMLModel):
     """Predict the click-through rate of each ad in the seven days after its row's date, and score it.
@@ -115,7 +46,8 @@ class AdScorePredictor(BaseMLModel):
     The log-odds are a sum, each term fitted on top of the ones before::
 
         logit(prior_ctr)                       level: what ad, campaign, account and platform have shown, as of the day
-        + b0 + b1·text·(1-h) + b2·text·h       text score; h grows with the ad's own impressions, which know it better
+        + b0 + b1·text·(1-h) + b2·text·h       text score beside the account's usual one, which the level contains; h
+                                               grows with the ad's own impressions, which know it better
         + trees(numeric features)              what is left, stopped early on later rows, possibly nothing
         → monotone spline                      calibration on rows later than all of these
 
@@ -233,12 +165,12 @@ class AdScorePredictor(BaseMLModel):
         """
         started = time.perf_counter()
         y, w = self._checked(X, y, sample_weight)
-        kept = _sampled(X, self.feature_config.max_rows) & (w > 0)
+        kept = terms.sampled(X, self.feature_config.max_rows) & (w > 0)
         if not kept.any():
             raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
         X, y, w = X[kept].reset_index(drop=True), y[kept], w[kept]
-        w = w * _decay(X["date"], self.feature_config.half_life_days)
-        self.feature_names = self.feature_names or _numeric_columns(X)
+        w = w * terms.decay(X["date"], self.feature_config.half_life_days)
+        self.feature_names = self.feature_names or terms.numeric_columns(X)
         self.calibrator_: SplineCalibrator | None = None
         self.boosted_: BoostedRate | None = None
         text = self._fit_text(X, y, w)
@@ -246,7 +178,7 @@ class AdScorePredictor(BaseMLModel):
         if self.parts is not AdScoreParts.TEXT and self.feature_names:
             self._fit_trees(X, y, w, margin, validation)
             margin = self._add_trees(X, margin)
-        weight = _decay(X["date"], self.feature_config.half_life_days)
+        weight = terms.decay(X["date"], self.feature_config.half_life_days)
         self.margin_scale_ = PercentileScale().fit(margin, groups=X["platform"], sample_weight=weight)
         self.text_scale_ = PercentileScale().fit(text, sample_weight=weight)
         self.metadata["training_duration"] = round(time.perf_counter() - started, 3)
@@ -269,7 +201,7 @@ class AdScorePredictor(BaseMLModel):
         y, w = self._checked(X, y, sample_weight)
         raw = expit(self._margin(X))
         self.calibrator_ = SplineCalibrator().fit(
-            raw, y, sample_weight=w, periods=_weeks(X["date"]), period_sd=self.period_sd_
+            raw, y, sample_weight=w, periods=terms.weeks(X["date"]), period_sd=self.period_sd_
         )
         logger.info("ad score calibrated on %d rows: %s", len(X), self.calibrator_.method_)
         return self
@@ -349,21 +281,22 @@ class AdScorePredictor(BaseMLModel):
 
         self.text_score_ = TextScore(**(self.feature_config.text or {}))
         return self.text_score_.fit_predict_out_of_fold(
-            X[["headline", "body"]], y, sample_weight=w, groups=_campaigns(X), folds=self.feature_config.folds
+            X[["headline", "body"]], y, sample_weight=w, groups=terms.campaigns(X), folds=self.feature_config.folds
         )
 
     def _fit_linear(self, X: pd.DataFrame, y: FloatArray, w: FloatArray, text: FloatArray) -> FloatArray:
         """Fit intercept and the text's two effects on top of the level; return the log-odds of the training rows."""
-        level, weeks = _level(X), _weeks(X["date"])
-        first = estimate_level(level, y, w, weeks)
-        terms = self._linear_terms(X, text)
+        level, weeks = terms.level(X), terms.weeks(X["date"])
+        self.text_centre_, usual = terms.TextCentre.fit(X, text, w)
+        columns = self._linear_terms(X, text - usual)
         # The text's effect is what it says within a week; what a whole week did is no ad's merit.
-        fit = fit_binomial(terms, y, w, offset=level + first.by_row, ridge=np.ones(terms.shape[1]))
-        after = estimate_level(level + terms @ fit.coefficients, y, w, weeks)
+        first = estimate_level(level, y, w, weeks)
+        fit = fit_binomial(columns, y, w, offset=level + first.by_row, ridge=np.ones(columns.shape[1]))
+        after = estimate_level(level + columns @ fit.coefficients, y, w, weeks)
         self.intercept_, self.coefficients_ = after.shrunk, fit.coefficients
         self.dispersion_, self.period_sd_ = after.dispersion, after.period_sd
-        self.spread_ = [float(np.std(level)), float(np.std(terms @ self.coefficients_)), 0.0]
-        return level + self.intercept_ + terms @ self.coefficients_
+        self.spread_ = [float(np.std(level)), float(np.std(columns @ self.coefficients_)), 0.0]
+        return level + self.intercept_ + columns @ self.coefficients_
 
     def _fit_trees(
         self,
@@ -376,10 +309,10 @@ class AdScorePredictor(BaseMLModel):
         """Fit trees on what is left within weeks, in units of clicks after division by the dispersion between ads."""
         features = self._features(X)
         w = w / self.dispersion_
-        base = _with_weeks(margin, y, w, X["date"])
+        base = terms.with_week_shifts(margin, y, w, X["date"])
         if validation is not None:
             later, later_y, later_w = validation[0], *self._checked(*validation)
-            later_base = _with_weeks(self._linear_margin(later), later_y, later_w, later["date"])
+            later_base = terms.with_week_shifts(self._linear_margin(later), later_y, later_w, later["date"])
             held = (self._features(later), later_y, later_w / self.dispersion_, later_base)
             self.boosted_ = self._trees().fit(features, y, w, base_margin=base, validation=held)
         else:
@@ -426,7 +359,8 @@ class AdScorePredictor(BaseMLModel):
         self._require_fitted()
         self.require_columns(X, [*REQUIRED_COLUMNS, *self.feature_names])
         text = self._text(X) if text is None else text
-        margin: FloatArray = _level(X) + self.intercept_ + self._linear_terms(X, text) @ self.coefficients_
+        columns = self._linear_terms(X, text - self.text_centre_.of(X))
+        margin: FloatArray = terms.level(X) + self.intercept_ + columns @ self.coefficients_
         return margin
 
     def _add_trees(self, X: pd.DataFrame, margin: FloatArray) -> FloatArray:
@@ -442,7 +376,7 @@ class AdScorePredictor(BaseMLModel):
         return np.asarray(self.text_score_.predict(X[["headline", "body"]]), dtype=np.float64)
 
     def _linear_terms(self, X: pd.DataFrame, text: FloatArray) -> FloatArray:
-        """Text of an ad without history, text of one with much; shape (n, 2)."""
+        """Return the text of an ad without history and of one with much, shape (n, 2)."""
         n = np.nan_to_num(self._optional(X, "ad_impressions_28d"))
         history = n / (n + self.feature_config.text_history_impressions)
         return np.column_stack([text * (1 - history), text * history])
@@ -507,6 +441,7 @@ class AdScorePredictor(BaseMLModel):
             "period_sd": self.period_sd_,
             "spread": self.spread_,
             "platforms": platforms,
+            "text_centre": asdict(self.text_centre_),
             "calibrator": self.calibrator_.to_dict() if self.calibrator_ is not None else None,
         }
         (folder / "ad_score.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -517,15 +452,20 @@ class AdScorePredictor(BaseMLModel):
                 part.save(folder / name)
 
     def _read_state(self, folder: Path, metadata: ModelMetadata) -> None:
+        try:
+            self._restore(folder, json.loads((folder / "ad_score.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelFormatError(f"{folder} must hold a saved {self.model_type}; it does not ({error}).") from error
+
+    def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
         from within_ml.calibration.spline import SplineCalibrator  # noqa: PLC0415
         from within_ml.features.text_score import TextScore  # noqa: PLC0415
         from within_ml.models.boosted import BoostedRate  # noqa: PLC0415
 
-        state = json.loads((folder / "ad_score.json").read_text(encoding="utf-8"))
         self.intercept_ = state["intercept"]
         self.coefficients_ = np.array(state["coefficients"], dtype=np.float64)
         self.dispersion_, self.period_sd_ = state["dispersion"], state["period_sd"]
-        self.spread_ = state["spread"]
+        self.spread_, self.text_centre_ = state["spread"], terms.TextCentre(**state["text_centre"])
         with np.load(folder / "quantiles.npz", allow_pickle=False) as arrays:
             self.text_scale_ = PercentileScale.from_arrays([ALL_GROUPS], arrays["text"])
             self.margin_scale_ = PercentileScale.from_arrays(state["platforms"], arrays["margin"])
@@ -533,61 +473,3 @@ class AdScorePredictor(BaseMLModel):
         self.calibrator_ = SplineCalibrator.from_dict(calibrator) if calibrator is not None else None
         self.text_score_ = TextScore.load(folder / "text_score") if (folder / "text_score").is_dir() else None
         self.boosted_ = BoostedRate.load(folder / "boosted") if (folder / "boosted").is_dir() else None
-
-
-def _numeric_columns(X: pd.DataFrame) -> list[str]:
-    """Columns that are features: numbers that are no key, day, text or label. All-null columns stay, as nulls."""
-    return [
-        str(name)
-        for name in X.columns
-        if name not in _NOT_FEATURES
-        and not str(name).startswith("label_")
-        and (pd.api.types.is_numeric_dtype(X[name]) or X[name].isna().all())
-    ]
-
-
-def _level(X: pd.DataFrame) -> FloatArray:
-    prior = X["prior_ctr"].to_numpy(np.float64, na_value=np.nan)
-    if not ((prior >= 0) & (prior <= 1)).all():
-        wrong = prior[~((prior >= 0) & (prior <= 1))]
-        raise InputError(f"prior_ctr must be a rate in [0, 1] on every row, however: {shown(wrong[:3].tolist())}.")
-    level: FloatArray = logit(np.clip(prior, _RATE_FLOOR, 1 - _RATE_FLOOR))
-    return level
-
-
-def _campaigns(X: pd.DataFrame) -> NDArray[np.int64]:
-    codes: NDArray[np.int64] = (
-        X.groupby(["platform", "account_id", "campaign_id"], sort=False, dropna=False).ngroup().to_numpy()
-    )
-    return codes
-
-
-def _weeks(dates: ArrayLike) -> NDArray[np.int64]:
-    """Return the number of each date's period of one label horizon, counted back from the last date."""
-    days = to_days(dates)
-    weeks: NDArray[np.int64] = (
-        (days.max() - days).astype(np.int64) // HORIZON_DAYS if days.size else np.zeros(0, np.int64)
-    )
-    return weeks
-
-
-def _with_weeks(margin: FloatArray, y: FloatArray, w: FloatArray, dates: ArrayLike) -> FloatArray:
-    """Log-odds with each week's own shift added: what is left then is differences between ads of one week."""
-    return margin + estimate_level(margin, y, w, _weeks(dates)).by_row
-
-
-def _decay(dates: ArrayLike, half_life_days: float) -> FloatArray:
-    days = to_days(dates)
-    age = (days.max() - days).astype(np.float64) if days.size else np.zeros(0)
-    weight: FloatArray = 0.5 ** (age / half_life_days)
-    return weight
-
-
-def _sampled(X: pd.DataFrame, max_rows: int) -> NDArray[np.bool_]:
-    """Keep the rows with the smallest hashes of date and ad: the same ones in every run and in any order of rows."""
-    if len(X) <= max_rows:
-        return np.ones(len(X), dtype=bool)
-    key = X[["platform", "account_id", "ad_id"]].astype(str).assign(date=to_days(X["date"]).astype(str))
-    hashes = pd.util.hash_pandas_object(key, index=False).to_numpy()
-    kept: NDArray[np.bool_] = hashes <= np.partition(hashes, max_rows - 1)[max_rows - 1]
-    return kept
