@@ -1,0 +1,75 @@
+"""The hyperparameters of the ad score. What they do is in `predictor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from within_ml.errors import InputError
+
+
+class AdScoreParts(StrEnum):
+    """Which parts the prediction is made of."""
+
+    ENSEMBLE = "ensemble"
+    """Level, text score and boosted trees."""
+    TEXT = "text"
+    """Level and text score."""
+    BOOSTED = "boosted"
+    """Level and boosted trees; the text counts only through the content features."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdScoreConfig:
+    """Every hyperparameter of the ad score.
+
+    Parameters
+    ----------
+    half_life_days : float
+        Age at which a training row counts half: the level and taste of the audience drift.
+    calibration_days : int
+        Last days of the history kept for the calibrator by `AdScorePredictor.fit`.
+    early_stopping_days : int
+        Last days of what is left that say how many trees are worth having.
+    max_rows : int
+        Larger training sets are sampled, by a stable hash of date and ad.
+    folds : int
+        Folds of the out-of-fold text score.
+    text_history_impressions : float
+        An ad with this many impressions in 28 days has half of its text's effect estimated apart from that of a new ad.
+    confidence_impressions : float
+        ``confidence_score`` = n / (n + this), n = ``prior_impressions``.
+    topics : int
+        Words named in ``topics``.
+    n_estimators, learning_rate, max_depth, min_child_weight, reg_lambda
+        Of the boosted trees; the last two in clicks after division by the dispersion between ads.
+    text : mapping
+        Arguments of the text score other than its defaults.
+    n_threads, random_state : int
+        Threads and seed of the trees.
+    """
+
+    half_life_days: float = 180.0
+    calibration_days: int = 28
+    early_stopping_days: int = 28
+    max_rows: int = 500_000
+    folds: int = 5
+    text_history_impressions: float = 5_000.0
+    confidence_impressions: float = 1_000.0
+    topics: int = 5
+    n_estimators: int = 300
+    learning_rate: float = 0.05
+    max_depth: int = 4
+    min_child_weight: float = 20.0
+    reg_lambda: float = 20.0
+    text: Mapping[str, Any] | None = None
+    n_threads: int = 2
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.half_life_days, self.confidence_impressions, self.text_history_impressions, self.max_rows) <= 0:
+            raise InputError(
+                "half_life_days, confidence_impressions, text_history_impressions and max_rows must be above 0."
+            )
