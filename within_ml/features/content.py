@@ -18,6 +18,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,6 +51,7 @@ TEXT_FEATURES: tuple[TextFeature, ...] = (
     TextFeature("text_punctuation", "Punctuation marks", "count"),
     TextFeature("text_exclamations", "Exclamation marks", "count"),
     TextFeature("text_questions", "Question marks", "count"),
+    TextFeature("text_ends_with_question", "1 if the line ends with a question mark", "0 or 1"),
     TextFeature("text_quotes", "Opening quotation marks", "count"),
     TextFeature("text_ellipses", "Ellipses", "count"),
     TextFeature("text_dashes", "Dashes between words", "count"),
@@ -62,7 +64,9 @@ TEXT_FEATURES: tuple[TextFeature, ...] = (
     TextFeature("text_starts_with_number", "1 if the line starts with a digit", "0 or 1"),
     TextFeature("text_first_person", "English words such as I, my, we, our", "count"),
     TextFeature("text_second_person", "English words such as you, your", "count"),
-    TextFeature("text_third_person", "English words such as he, her, they", "count"),
+    TextFeature("text_third_person_male", "English words such as he, his", "count"),
+    TextFeature("text_third_person_female", "English words such as she, her", "count"),
+    TextFeature("text_third_person_plural", "English words such as they, their", "count"),
     TextFeature("text_demonstratives", "English words such as this, that, here, it", "count"),
     TextFeature("text_question_words", "English words such as what, why, how", "count"),
     TextFeature("text_negations", "English words such as not, never, don't", "count"),
@@ -108,11 +112,24 @@ def text_features(headline: Sequence[str | None] | pa.Array, body: Sequence[str 
     heads, bodies = as_text(headline, "headline"), as_text(body, "body")
     if len(heads) != len(bodies):
         raise InputError(f"headline and body must have the same length, however: {len(heads)} and {len(bodies)}.")
-    pairs = pd.DataFrame({"headline": heads.to_pandas(), "body": bodies.to_pandas()})
-    # Null and "" are different texts: groupby keeps nulls apart with dropna=False.
-    code = pairs.groupby(["headline", "body"], sort=False, dropna=False).ngroup().to_numpy()
-    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-    return _distinct_features(heads.take(pa.array(first)), bodies.take(pa.array(first))).take(pa.array(inverse))
+    first, of_row = distinct_pairs(heads, bodies)
+    return _distinct_features(heads.take(pa.array(first)), bodies.take(pa.array(first))).take(pa.array(of_row))
+
+
+def distinct_pairs(headline: pa.Array, body: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first row of each distinct (headline, body), and for each row which of them it has.
+
+    >>> first, of_row = distinct_pairs(pa.array(["a", "b", "a", None]), pa.array([None, None, None, ""]))
+    >>> first.tolist(), of_row.tolist()
+    ([0, 1, 3], [0, 1, 0, 2])
+    """
+    # The code of a null is -1, so that null and "" stay different texts.
+    codes = [pd.factorize(column.to_pandas())[0].astype(np.int64) + 1 for column in (headline, body)]
+    pair = codes[0] * (codes[1].max(initial=0) + 1) + codes[1]
+    of_row, distinct = pd.factorize(pair)
+    first = np.empty(len(distinct), dtype=np.int64)
+    first[of_row[::-1]] = np.arange(len(of_row))[::-1]
+    return first, of_row.astype(np.int64)
 
 
 def line_of(headline: pa.Array, body: pa.Array) -> pa.Array:
@@ -134,7 +151,7 @@ def line_counts(line: pa.Array) -> dict[str, pa.Array]:
     dict of str to pyarrow float64 array, shape (n_texts,)
         The features from ``text_length`` to ``text_negations``, null where the line is null.
     """
-    plain = _straightened(line)
+    plain = straightened(line)
     lower = pc.utf8_lower(plain)
     words = _count(plain, _WORD)
     letters = _count(plain, r"\p{L}")
@@ -145,7 +162,8 @@ def line_counts(line: pa.Array) -> dict[str, pa.Array]:
         "text_mean_word_length": _share(_count(plain, r"[\p{L}\p{N}]"), words),
         "text_capitals_share": _share(_count(plain, r"\p{Lu}"), letters),
         "text_capitalized_share": _share(_count(plain, _CAPITALIZED), words),
-        "text_starts_with_number": pc.cast(pc.match_substring_regex(plain, r"^\p{N}"), pa.float64()),
+        "text_starts_with_number": _matches(plain, r"^\p{N}"),
+        "text_ends_with_question": _matches(plain, r"\?[\"')]*$"),
     }
     both = counts | shares
     return {feature.name: both[feature.name] for feature in TEXT_FEATURES if feature.name in both}
@@ -197,8 +215,8 @@ def _distinct_features(headline: pa.Array, body: pa.Array) -> pa.Table:
     line = line_of(headline, body)
     columns: dict[str, pa.Array] = line_counts(line)
     columns["text_body_words"] = pc.if_else(line.is_valid(), pc.fill_null(_count(clean(body), _WORD), 0.0), None)
-    columns["sentiment"] = _each(_straightened(line), _sentiment)
-    columns["readability"] = _each(_straightened(_joined(clean(headline), clean(body))), _readability)
+    columns["sentiment"] = _each(straightened(line), _sentiment)
+    columns["readability"] = _each(straightened(_joined(clean(headline), clean(body))), _readability)
     return pa.table({feature.name: columns[feature.name] for feature in TEXT_FEATURES})
 
 
@@ -234,13 +252,14 @@ _PATTERNS: Mapping[str, str] = {
     "text_numbers": r"\p{N}+(?:[.,]\p{N}+)*",
     "text_first_person": _any_of("i i'm i've i'd i'll me my mine myself we we're we've us our ours"),
     "text_second_person": _any_of("you you're you've you'd you'll your yours yourself"),
-    "text_third_person": _any_of("he he's him his she she's her hers they they're them their"),
+    "text_third_person_male": _any_of("he he's him his himself"),
+    "text_third_person_female": _any_of("she she's her hers herself"),
+    "text_third_person_plural": _any_of("they they're they've them their theirs themselves"),
     "text_demonstratives": _any_of("this that that's these those here here's it it's its"),
     "text_question_words": _any_of("what what's why how when who who's where which"),
     "text_negations": _any_of("no not never nothing nobody don't can't won't isn't doesn't didn't aren't wasn't"),
 }
-_LOWER = frozenset(name for name in _PATTERNS if name.endswith(("_person", "_words", "_negations", "_demonstratives")))
-_LOWER -= {"text_shouted_words"}
+_LOWER = frozenset(name for name, pattern in _PATTERNS.items() if pattern.endswith(r")\b"))
 _MARKUP = re.compile(r"&(?:#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
 
 
@@ -248,11 +267,16 @@ def _count(text: pa.Array, pattern: str) -> pa.Array:
     return pc.cast(pc.count_substring_regex(text, pattern), pa.float64())
 
 
+def _matches(text: pa.Array, pattern: str) -> pa.Array:
+    return pc.cast(pc.match_substring_regex(text, pattern), pa.float64())
+
+
 def _share(part: pa.Array, whole: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(whole, 0.0), 0.0, pc.divide(part, whole))
 
 
-def _straightened(text: pa.Array) -> pa.Array:
+def straightened(text: pa.Array) -> pa.Array:
+    """Replace typographic quotation marks and apostrophes by the typewriter's."""
     return pc.replace_substring_regex(
         pc.replace_substring_regex(text, "[\u2018\u2019\u02bc\u00b4`]", "'"), "[\u201c\u201d]", '"'
     )
