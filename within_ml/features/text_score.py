@@ -126,8 +126,8 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        alpha: float = 50.0,
-        style_weight: float = 0.05,
+        alpha: float = 100.0,
+        style_weight: float = 0.06,
         residual_variance: float = 0.1,
         level_variance: float | None = None,
         folds: int = 5,
