@@ -188,19 +188,21 @@ def check_days(first: date, last: date) -> None:
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> WithinError:
-    events = [e for e in result.all_events if e.is_step_failure]
-    for event in events:
-        error = event.step_failure_data.error
-        while error is not None:
-            if error.cls_name and _is_within_error(error.cls_name):
-                return _named(error.cls_name, error.message.split(":", 1)[-1].strip())
-            error = error.cause
-    steps = ", ".join(sorted({e.step_key or "" for e in events})) or "no step"
-    detail = events[0].step_failure_data.error if events else None
-    return RunFailedError(
-        f"Run {result.run_id} failed in {steps}: {detail.message.strip() if detail else 'see its log'} "
-        "Its log is in the Dagster UI (within ui)."
-    )
+    """The error that the first failed step was raised by: our own as it is, any other named with its step."""
+    events = [event for event in result.all_events if event.is_step_failure]
+    causes = [cause for event in events if (cause := _innermost(event.step_failure_data.error)) is not None]
+    for cause in causes:
+        if cause.cls_name and _is_within_error(cause.cls_name):
+            return _named(cause.cls_name, cause.message.split(":", 1)[-1].strip())
+    steps = ", ".join(sorted({event.step_key or "" for event in events})) or "no step"
+    what = causes[0].message.strip() if causes else "no step reported why"
+    return RunFailedError(f"Run {result.run_id} failed in {steps}: {what} (its log is in the Dagster UI: within ui).")
+
+
+def _innermost(error: Any) -> Any:
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error
 
 
 def _is_within_error(name: str) -> bool:
