@@ -79,9 +79,8 @@ def labels(daily: ir.Table, period: Period, *, plan: Plan | None = None) -> ir.T
     week = Frame(1, HORIZON_DAYS)
     sums = {name: (measure, week) for name, measure in zip(LABEL_COLUMNS, ("impressions", "clicks"), strict=True)}
     summed = rolling_sums(served, wanted, AD_KEY, sums, period, plan or period.plan)
-    return summed.select(
-        *AD_KEY, date=date_of(summed.day), **{name: summed[name].cast("int64") for name in LABEL_COLUMNS}
-    )
+    counts = {name: summed[name].cast("int64") for name in LABEL_COLUMNS}
+    return summed.select(date_of(summed.day).name("date"), *AD_KEY, **counts)
 
 
 def training_rows(features: ir.Table, labelled: ir.Table) -> ir.Table:

@@ -17,13 +17,14 @@ from within_ml.features.texts import content_rows, text_hash_of
 
 def computed(lake, first, last, **options) -> pa.Table:
     return pa.concat_tables(
-        day.table for day in compute_ad_features(lake, first=first, last=last, **{"limits": Limits(threads=1), **options})
+        day.table
+        for day in compute_ad_features(lake, first=first, last=last, **{"limits": Limits(threads=1), **options})
     )
 
 
 @pytest.fixture(scope="module")
 def month(lake, on) -> pa.Table:
-    return computed(lake, on(30), on(43))
+    return computed(lake, on(30), on(37))
 
 
 def slow_ad_features(lake, d: date) -> dict[tuple, dict]:
@@ -47,7 +48,7 @@ def slow_ad_features(lake, d: date) -> dict[tuple, dict]:
                     born = v.created_at if not pd.isna(v.created_at) and v.created_at <= d else first
                     rows[key] |= {"headline": v.headline, "body": v.body, "ad_age_days": (d - born).days}
     for (platform, account, ad), row in rows.items():
-        row |= {"platform": platform, "account_id": account, "ad_id": ad, "day_of_week": d.weekday()}
+        row.update({"platform": platform, "account_id": account, "ad_id": ad, "day_of_week": d.weekday()})
         begins = start.get((platform, account, row["campaign_id"]))
         row["campaign_age_days"] = None if begins is None else (d - begins).days
         row["campaign_ads"] = sum(
@@ -57,14 +58,16 @@ def slow_ad_features(lake, d: date) -> dict[tuple, dict]:
         mine["account"] = mine["platform"][mine["platform"].account_id == account]
         mine["campaign"] = mine["account"][mine["account"].campaign_id == row["campaign_id"]]
         mine["ad"] = mine["account"][mine["account"].ad_id == ad]
-        row |= slow_rates(mine, d)
+        row.update(slow_rates(mine, d))
         row["ad_days_served_28d"] = mine["ad"][mine["ad"].impressions > 0].date.nunique()
     return rows
 
 
 def slow_rates(facts: dict[str, pd.DataFrame], d: date) -> dict:
     pseudo = {"platform": 100, "account": 400, "campaign": 400, "ad": 1000}
-    names = dict(zip(pseudo, ("platform_prior_ctr", "account_prior_ctr", "campaign_prior_ctr", "prior_ctr"), strict=True))
+    names = dict(
+        zip(pseudo, ("platform_prior_ctr", "account_prior_ctr", "campaign_prior_ctr", "prior_ctr"), strict=True)
+    )
     out, parent, worth, cvr = {}, 0.01, None, None
     for level, k in pseudo.items():
         windows = {w: facts[level][facts[level].date > d - timedelta(days=w)] for w in (1, 7, 14, 28)}
@@ -97,10 +100,12 @@ def slow_rates(facts: dict[str, pd.DataFrame], d: date) -> dict:
     return out
 
 
-@pytest.mark.parametrize("number", [0, 12, 33, 50, 69, 90])
+@pytest.mark.parametrize("number", [0, 12, 35, 69, 90])
 def test_equals_a_slow_implementation(lake, on, number):
     expected = slow_ad_features(lake, on(number))
-    found = {(r["platform"], r["account_id"], r["ad_id"]): r for r in computed(lake, on(number), on(number)).to_pylist()}
+    found = {
+        (r["platform"], r["account_id"], r["ad_id"]): r for r in computed(lake, on(number), on(number)).to_pylist()
+    }
     assert found.keys() == expected.keys()
     for key, row in expected.items():
         for name in ["campaign_id", "ad_group_id", "headline", "body"]:
@@ -133,17 +138,17 @@ def test_small_example_by_hand(rows_of, make_lake, on):
     assert (row["headline"], row["ad_age_days"], row["ad_cvr_28d"]) == (None, None, None)
 
 
-@pytest.mark.parametrize("cut", [[30, 36, 43], list(range(30, 44))])
+@pytest.mark.parametrize("cut", [[30, 34, 37], [31, 32, 33, 37]])
 def test_any_cut_of_a_range_gives_the_same_rows(lake, on, month, cut):
     """Single days run as conditional sums, ranges as windows: this also holds the two plans equal, bit by bit."""
-    starts = [cut[0], *[c + 1 for c in cut[:-1]]]
-    parts = [computed(lake, on(a), on(b)) for a, b in zip(starts, cut, strict=True) if a <= b]
+    starts = [30, *[c + 1 for c in cut[:-1]]]
+    parts = [computed(lake, on(a), on(b)) for a, b in zip(starts, cut, strict=True)]
     assert pa.concat_tables(parts).combine_chunks().equals(month.combine_chunks())
 
 
 @pytest.mark.parametrize("rows_per_bucket", [1, 200])
 def test_buckets_change_nothing(lake, on, month, rows_per_bucket):
-    found = computed(lake, on(30), on(43), limits=Limits(rows_per_bucket=rows_per_bucket, memory="300MB", threads=2))
+    found = computed(lake, on(30), on(37), limits=Limits(rows_per_bucket=rows_per_bucket, memory="300MB", threads=2))
     assert found.combine_chunks().equals(month.combine_chunks())
 
 
@@ -151,7 +156,7 @@ def test_order_of_input_rows_changes_nothing(lake, on, month):
     shuffled = {
         name: t.take(np.random.default_rng(3).permutation(t.num_rows)) for name, t in lake.tables.items() if t.num_rows
     }
-    assert computed(lake.changed(**shuffled), on(30), on(43)).combine_chunks().equals(month.combine_chunks())
+    assert computed(lake.changed(**shuffled), on(30), on(37)).combine_chunks().equals(month.combine_chunks())
 
 
 def test_rows_follow_the_contract(month):
@@ -166,7 +171,7 @@ def test_rows_follow_the_contract(month):
 
 @pytest.mark.parametrize("scope", [{"accounts": ["acc-1"]}, {"campaigns": ["cmp-0-1", "cmp-2-0"]}])
 def test_narrowed_run_gives_the_same_values(lake, on, month, scope):
-    found = computed(lake, on(30), on(43), **scope)
+    found = computed(lake, on(30), on(37), **scope)
     whole = month.to_pandas()
     column, values = ("account_id", scope["accounts"]) if "accounts" in scope else ("campaign_id", scope["campaigns"])
     assert found.num_rows > 0
@@ -189,8 +194,10 @@ def test_new_ad_has_a_row_before_its_campaign_starts_and_its_parents_rate(lake, 
 def test_money_all_null_is_null_everywhere(month):
     rows = month.to_pandas()
     silent = rows[rows.account_id == "acc-1"]
-    money = [f.name for f in NUMERIC_AD_FEATURES if any(m in f.name for m in ("spend", "revenue", "cpc", "cvr", "roas"))]
-    assert len(silent) > 20
+    money = [
+        f.name for f in NUMERIC_AD_FEATURES if any(m in f.name for m in ("spend", "revenue", "cpc", "cvr", "roas"))
+    ]
+    assert len(silent) > 10
     assert silent[money].isna().all(axis=None)
     assert rows.loc[rows.account_id == "acc-0", money].notna().any().all()
 
@@ -232,7 +239,7 @@ def test_what_is_asked_must_make_sense(lake, on):
 
 
 def test_required_dates_are_the_windows_days(lake, on, month):
-    days = required_dates(on(30), on(43))
+    days = required_dates(on(30), on(37))
     perf = lake.tables["ad_performance"].to_pandas()
     kept = pa.Table.from_pandas(perf[perf.date.isin(days)], schema=lake.tables["ad_performance"].schema)
-    assert computed(lake.changed(ad_performance=kept), on(30), on(43)).combine_chunks().equals(month.combine_chunks())
+    assert computed(lake.changed(ad_performance=kept), on(30), on(37)).combine_chunks().equals(month.combine_chunks())
