@@ -231,8 +231,9 @@ class EmbeddedPostgres:
             )
         unfinished.mkdir(mode=0o700)
         _hand_over(unfinished)
-        self._run("initdb", ["--pgdata=.", "--username=postgres", "--auth=trust", "--encoding=UTF8",
-                             "--locale-provider=builtin", "--locale=C.UTF-8"], cwd=unfinished)  # fmt: skip
+        arguments = ["--pgdata=.", "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        arguments += ["--locale-provider=builtin", "--locale=C.UTF-8"]
+        self._run("initdb", arguments + (["--no-sync"] if self.settings.get("fsync") == "off" else []), cwd=unfinished)
         if self.data_dir.exists():
             self.data_dir.rmdir()
         unfinished.rename(self.data_dir)

@@ -21,10 +21,14 @@ import sys
 from within_ml.database.server import EmbeddedPostgres
 if "wait" in sys.argv:
     sys.stdin.read(1)
-server = EmbeddedPostgres(sys.argv[1]).start()
+server = EmbeddedPostgres(sys.argv[1], settings={"fsync": "off"}).start()
 print("started", flush=True)
 sys.stdin.read()
 """
+
+
+def embedded(folder: Path) -> EmbeddedPostgres:
+    return EmbeddedPostgres(folder, settings={"fsync": "off"})
 
 
 def hold(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -60,7 +64,7 @@ def test_processes_that_start_at_once_share_one_server_until_the_last_leaves(ser
         holder.stdin.write("x")
         holder.stdin.flush()
     assert [holder.stdout.readline() for holder in holders] == ["started\n"] * 4
-    server = EmbeddedPostgres(folder).start()
+    server = embedded(folder).start()
     pid = postmaster(folder).pid
     # Two leave in order, two are killed: neither stops the server under the others.
     for number, holder in enumerate(holders):
@@ -76,7 +80,7 @@ def test_processes_that_start_at_once_share_one_server_until_the_last_leaves(ser
 
 def test_a_subprocess_that_inherits_the_handle_keeps_the_server(server_folder):
     folder = server_folder / "postgres"
-    server = EmbeddedPostgres(folder).start()
+    server = embedded(folder).start()
     url = server.url("within")
     with subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) as child:
         server.close()
@@ -88,7 +92,7 @@ def test_a_subprocess_that_inherits_the_handle_keeps_the_server(server_folder):
 
 def test_it_starts_again_after_the_server_was_killed(server_folder):
     folder = server_folder / "postgres"
-    with EmbeddedPostgres(folder) as server:
+    with embedded(folder) as server:
         with connect(server.url("within")) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
         killed = postmaster(folder)
@@ -101,9 +105,9 @@ def test_it_starts_again_after_the_server_was_killed(server_folder):
 
 def test_a_stale_pid_file_with_a_recycled_pid_is_no_server(server_folder):
     folder = server_folder / "postgres"
-    EmbeddedPostgres(folder).start().close()
+    embedded(folder).start().close()
     (folder / "postmaster.pid").write_text(f"{os.getpid()}\n{folder}\n1\n5432\n{folder}\n\n1 1\nready\n")
-    with EmbeddedPostgres(folder) as server:
+    with embedded(folder) as server:
         assert postmaster(folder).pid != os.getpid()
         assert select(server.url("within"), "SELECT 1") == 1
 
@@ -112,14 +116,14 @@ def test_a_first_start_that_was_killed_leaves_no_half_made_folder(server_folder)
     folder = server_folder / "postgres"
     (server_folder / "postgres.unfinished").mkdir()
     (server_folder / "postgres.unfinished" / "PG_VERSION").write_text("18")
-    with EmbeddedPostgres(folder) as server:
+    with embedded(folder) as server:
         assert select(server.url("within"), "SELECT 1") == 1
     assert not (server_folder / "postgres.unfinished").exists()
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "space 'quote\" $HOME `id` %41 & ü, comma"], ids=["deep", "strange"])
 def test_any_folder_will_do(server_folder, name):
-    with EmbeddedPostgres(server_folder / name / "postgres") as server:
+    with embedded(server_folder / name / "postgres") as server:
         socket_dir = server.socket_dir
         assert len(str(socket_dir)) < 100
         assert select(server.url("within"), "SELECT 1") == 1
@@ -145,8 +149,8 @@ def test_a_folder_of_another_version_is_refused(server_folder):
 
 def test_a_server_that_cannot_start_says_why(server_folder):
     with pytest.raises(DatabaseError, match=r"pg_ctl must succeed .* See .*server.log"):
-        EmbeddedPostgres(server_folder / "postgres", settings={"max_connections": "many"}).start()
-    EmbeddedPostgres(server_folder / "postgres").start().close()
+        EmbeddedPostgres(server_folder / "postgres", settings={"fsync": "off", "max_connections": "many"}).start()
+    embedded(server_folder / "postgres").start().close()
 
 
 def test_a_driver_must_be_known(postgres):
@@ -183,7 +187,7 @@ def test_the_killed_process_of_a_session_does_not_hold_a_lock(server_folder):
     assert holder.stdout.readline() == "started\n"
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
-    assert EmbeddedPostgres(folder).running
-    server = EmbeddedPostgres(folder).start()
+    assert embedded(folder).running
+    server = embedded(folder).start()
     server.close()
     assert not server.running
