@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import Any
 
 import psutil
 from sqlalchemy import URL
@@ -230,8 +231,9 @@ class EmbeddedPostgres:
             )
         unfinished.mkdir(mode=0o700)
         _hand_over(unfinished)
-        self._run("initdb", ["--pgdata=.", "--username=postgres", "--auth=trust", "--encoding=UTF8",
-                             "--locale-provider=builtin", "--locale=C.UTF-8"], cwd=unfinished)  # fmt: skip
+        arguments = ["--pgdata=.", "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        arguments += ["--locale-provider=builtin", "--locale=C.UTF-8"]
+        self._run("initdb", arguments + (["--no-sync"] if self.settings.get("fsync") == "off" else []), cwd=unfinished)
         if self.data_dir.exists():
             self.data_dir.rmdir()
         unfinished.rename(self.data_dir)
@@ -313,6 +315,11 @@ class EmbeddedPostgres:
         return socket_dir
 
     def _run(self, program: str, arguments: list[str], *, cwd: Path) -> None:
+        # Also without root's groups: a folder of root's that is opened to others stays closed to them.
+        identity: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            user, group = _system_user()
+            identity = {"user": user, "group": group, "extra_groups": []}
         # Output goes to a file: the server inherits the descriptors, and a pipe would then never end.
         with tempfile.TemporaryFile() as output:
             try:
@@ -323,8 +330,7 @@ class EmbeddedPostgres:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    user=SYSTEM_USER if os.geteuid() == 0 else None,
-                    extra_groups=[] if os.geteuid() == 0 else None,
+                    **identity,
                 )
             except subprocess.CalledProcessError as error:
                 output.seek(0)
