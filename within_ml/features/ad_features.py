@@ -46,7 +46,7 @@ from within_ml.features.temporal import (
     served_spine,
     unchecked,
 )
-from within_ml.features.texts import text_hash
+from within_ml.features.text_keys import text_hash
 from within_ml.lake.contracts import AD_KEY, CAMPAIGN_KEY, Contract
 
 _PARENTS = ("campaign_id", "ad_group_id")

@@ -35,7 +35,7 @@ from within_ml.features.execution import (
 from within_ml.features.labels import LABEL_COLUMNS, labels, required_label_dates, training_rows
 from within_ml.features.performance import ad_daily, daily_totals, platform_daily
 from within_ml.features.temporal import Period, required_dates
-from within_ml.features.texts import distinct_texts
+from within_ml.features.text_keys import distinct_texts
 from within_ml.lake.contracts import AD_KEY, CONTRACTS
 
 CONTENT_SCHEMA = pa.schema(
@@ -208,7 +208,7 @@ def missing_content(read: Reader, content: pa.Table | None, *, last: date) -> pa
     Returns
     -------
     pyarrow.Table, shape (n_texts, 3)
-        text_hash, headline, body: what `texts.content_rows` turns into rows of ``ad_content``.
+        text_hash, headline, body: what `text_keys.content_rows` turns into rows of ``ad_content``.
     """
     with duckdb.connect() as con:
         ads = _view(read, con, "ads")

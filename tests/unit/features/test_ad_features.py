@@ -12,7 +12,7 @@ from within_ml.features.catalog import AD_FEATURES, NUMERIC_AD_FEATURES, ad_feat
 from within_ml.features.execution import Limits
 from within_ml.features.runner import CONTENT_SCHEMA, compute_ad_features, missing_content
 from within_ml.features.temporal import required_dates
-from within_ml.features.texts import content_rows, text_hash_of
+from within_ml.features.text_keys import content_rows, text_hash_of
 
 
 def computed(lake, first, last, **options) -> pa.Table:
