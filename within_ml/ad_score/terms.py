@@ -1,4 +1,4 @@
-"""The small numbers that the ad score's terms are made of: weights in time, weeks, levels, and what text is compared with.
+"""The small numbers that the ad score's terms are made of: weights in time, weeks, levels, the usual text.
 
 Functions of frames and arrays; what is fitted on them, and in which order, is in `predictor`.
 """
@@ -98,8 +98,8 @@ def sampled(X: pd.DataFrame, max_rows: int) -> NDArray[np.bool_]:
 class TextCentre:
     """The usual text score of each account's recent ads, which its ``prior_ctr`` already contains.
 
-    Only the difference from it says how a new ad will do beside them: an account whose texts have always been good has a
-    high prior for that reason. ``overall`` stands for accounts not seen in training.
+    Only the difference from it says how a new ad will do beside them: an account whose texts have always been good has
+    a high prior for that reason. ``overall`` stands for accounts not seen in training.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class TextCentre:
         """
         week, account = -weeks(X["date"]), account_names(X)
         sums = pd.DataFrame({"week": week, "account": account, "w": w, "ws": w * text})
-        by_week = sums.groupby(["week", "account"])[["w", "ws"]].sum().unstack("account", fill_value=0.0)
+        by_week = sums.groupby(["week", "account"])[["w", "ws"]].sum().unstack("account", fill_value=0.0)  # noqa: PD010
         by_week = by_week.reindex(range(int(week.min()), 1), fill_value=0.0)
         recent = by_week.rolling(_PRIOR_WEEKS, min_periods=1).sum()
         overall = (recent["ws"].sum(axis=1) / recent["w"].sum(axis=1)).ffill()

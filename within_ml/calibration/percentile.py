@@ -95,18 +95,18 @@ def _names(groups: ArrayLike) -> NDArray[np.str_]:
 
 def _weighted_quantiles(values: FloatArray, weight: FloatArray) -> FloatArray:
     order = np.argsort(values, kind="stable")
-    share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-    quantiles: FloatArray = np.interp(QUANTILES, share, values[order])
+    share = np.cumsum(weight[order]) / weight.sum()
+    # Steps, no interpolation: a value that many rows share keeps the width of its share.
+    place = np.searchsorted(share, QUANTILES * (1 - 1e-12), side="left")
+    quantiles: FloatArray = values[order][np.minimum(place, values.size - 1)]
     return quantiles
 
 
 def _percentile(grid: FloatArray, values: FloatArray) -> FloatArray:
     distinct, first = np.unique(grid, return_index=True)
     last = np.append(first[1:], grid.size) - 1
-    # A value that many share spans a range of percentiles; it gets the middle. The two ends stay 0 and 100.
+    # A value that many share spans a range of percentiles; it gets the middle.
     height = (QUANTILES[first] + QUANTILES[last]) / 2
-    if distinct.size > 1:
-        height[0], height[-1] = (QUANTILES[last[0]] / 2, (1 + QUANTILES[first[-1]]) / 2)
     share = np.interp(values, distinct, height)
     share = np.where(values < distinct[0], 0.0, np.where(values > distinct[-1], 1.0, share))
     result: FloatArray = 100 * share
