@@ -95,7 +95,8 @@ def ad_score_model(
                 "feature_version": FEATURE_VERSION,
             },
         )
-        predictor.fit_model(train, *_labels(train), validation=(validation, *_labels(validation)))
+        rates, impressions = _labels(train)
+        predictor.fit_model(train, rates, sample_weight=impressions, validation=(validation, *_labels(validation)))
         predictor.save(models.vintage(ModelType.AD_SCORE, context.partition_key) / MODEL)
     return dg.MaterializeResult(
         metadata={
@@ -129,7 +130,8 @@ def ad_score_calibration(
     with measured() as measurement:
         frames, _ = _frames(lake.store, context.partition_key)
         predictor = AdScorePredictor.load(folder / MODEL)
-        predictor.fit_calibration(frames["validation"], *_labels(frames["validation"]))
+        rates, impressions = _labels(frames["validation"])
+        predictor.fit_calibration(frames["validation"], rates, sample_weight=impressions)
         predictor.save(folder / CALIBRATED)
     method = predictor.calibrator_.method_ if predictor.calibrator_ else "none"
     return dg.MaterializeResult(
