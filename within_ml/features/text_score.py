@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import string
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,13 +18,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from sklearn.base import BaseEstimator
 
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
-from within_ml.features.content import as_text, clean, distinct_pairs, line_counts, line_of, straightened
 from within_ml.features.level_ridge import Evidence, slope, solve, sums
-from within_ml.features.ngrams import Encoded, Weights, encode
+from within_ml.features.ngrams import Encoded, Weights
+from within_ml.features.text_input import (
+    Texts,
+    checked_rates,
+    distinct_texts,
+    encoded,
+    has_text,
+    line_code,
+    style,
+    topic,
+)
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -35,6 +41,7 @@ FORMAT_VERSION = 1
 _FILES = ("text_score.json", "text_score.npz")
 _FITTED = ("slope_", "centre_", "level_variance_", "n_texts_")
 _CHUNK = 20_000
+_TEXTS_PER_THRESHOLD = 20_000
 _MAX_DEVIATIONS = 6.0
 _LOG = logging.getLogger(__name__)
 
@@ -43,26 +50,13 @@ _LOG = logging.getLogger(__name__)
 class _Kind:
     unit: Literal["word", "char"]
     orders: tuple[int, ...]
-    min_texts: int
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "word": _Kind("word", (1, 2, 3), 2),
-    "char": _Kind("char", (2, 3, 4), 3),
-    "body": _Kind("word", (1, 2), 2),
+    "word": _Kind("word", (1, 2, 3)),
+    "char": _Kind("char", (2, 3, 4)),
+    "body": _Kind("word", (1, 2)),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """Distinct texts: the line that is read, the body below it, and which of them each row of the frame has."""
-
-    line: pa.Array
-    body: pa.Array
-    of_row: Integers
-
-    def part(self, start: int, stop: int) -> _Texts:
-        return _Texts(self.line[start:stop], self.body[start:stop], self.of_row[:0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +181,13 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
             If X has no ``headline``, is empty, or an array has the wrong length or range.
         """
         self._check(folds)
-        texts = _texts(X)
-        rate, impressions, group = _checked(len(X), y, sample_weight, groups)
-        lines, bodies = _encoded(texts)
+        texts = distinct_texts(X)
+        rate, impressions, group = checked_rates(len(X), y, sample_weight, groups)
+        lines, bodies = encoded(texts)
         self.columns_ = _learned(texts, lines, bodies)
         matrix = self._matrix(texts, lines, bodies)
         rows, of_input = self._evidence(texts, rate, impressions, group)
-        out_of_fold = self._out_of_fold(matrix, rows, _line_code(texts), folds)
+        out_of_fold = self._out_of_fold(matrix, rows, line_code(texts), folds)
         self.level_variance_ = rows.level_variance
         self.slope_ = slope(out_of_fold, rows)
         self.coefficients_ = solve(matrix, rows, alpha=self.alpha)
@@ -222,12 +216,12 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         NotFittedError, InputError
         """
         self._check_fitted()
-        texts = _texts(X)
+        texts = distinct_texts(X)
         scores = np.zeros(len(texts.line))
         for start in range(0, len(scores), _CHUNK):
             part = texts.part(start, start + _CHUNK)
-            raw = self._matrix(part, *_encoded(part)) @ self.coefficients_
-            scores[start : start + _CHUNK] = np.where(_has_text(part), self.slope_ * (raw - self.centre_), 0.0)
+            raw = self._matrix(part, *encoded(part)) @ self.coefficients_
+            scores[start : start + _CHUNK] = np.where(has_text(part), self.slope_ * (raw - self.centre_), 0.0)
         return scores[texts.of_row]
 
     def top_words(self, X: pd.DataFrame, k: int = 3) -> list[str]:
@@ -247,7 +241,7 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         list of str, length n_rows
         """
         self._check_fitted()
-        texts = _texts(X)
+        texts = distinct_texts(X)
         words: list[str] = []
         for start in range(0, len(texts.line), _CHUNK):
             words.extend(self._top_words(texts.part(start, start + _CHUNK), k))
@@ -302,16 +296,16 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         if not hasattr(self, "coefficients_"):
             raise NotFittedError("The text score must be fitted or loaded first; call fit or TextScore.load.")
 
-    def _matrix(self, texts: _Texts, lines: Encoded, bodies: Encoded) -> Any:
+    def _matrix(self, texts: Texts, lines: Encoded, bodies: Encoded) -> Any:
         from scipy.sparse import csr_array, hstack
 
         columns = self.columns_
-        counts = np.clip((_style(texts) - columns.mean) / columns.scale, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
-        counts[~_has_text(texts)] = 0.0
+        counts = np.clip((style(texts) - columns.mean) / columns.scale, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
+        counts[~has_text(texts)] = 0.0
         parts = [columns.word.matrix(lines), columns.char.matrix(lines), columns.body.matrix(bodies)]
         return hstack([*parts, csr_array(self.style_weight * counts)], format="csr")
 
-    def _evidence(self, texts: _Texts, rate: Floats, impressions: Floats, group: Integers) -> tuple[Evidence, Integers]:
+    def _evidence(self, texts: Texts, rate: Floats, impressions: Floats, group: Integers) -> tuple[Evidence, Integers]:
         """Sum the rows of one text in one campaign; also return which sum each input row went into."""
         pair, of_input = np.unique(group * len(texts.line) + texts.of_row, return_inverse=True)
         text = pair % len(texts.line)
@@ -323,7 +317,7 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
             residual_variance=self.residual_variance,
             level_variance=self.level_variance,
         )
-        return rows.only(_has_text(texts)[text]), of_input
+        return rows.only(has_text(texts)[text]), of_input
 
     def _out_of_fold(self, matrix: Any, rows: Evidence, line: Integers, folds: int) -> Floats:
         scores = np.zeros(rows.y.size)
@@ -337,8 +331,8 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
             scores[held] = raw[rows.text[held]] - _mean(raw, seen)
         return np.where(rows.weight > 0, scores, 0.0)
 
-    def _top_words(self, texts: _Texts, k: int) -> list[str]:
-        lines, bodies = _encoded(texts)
+    def _top_words(self, texts: Texts, k: int) -> list[str]:
+        lines, bodies = encoded(texts)
         columns = self.columns_
         ends = np.cumsum([columns.word.columns.size, columns.char.columns.size, columns.body.columns.size])
         word, char, body = np.split(self.coefficients_, ends)[:3]
@@ -347,56 +341,21 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         parts: list[dict[str, float]] = [{} for _ in range(len(texts.line))]
         for batch, shares in ((lines, in_line), (bodies, in_body)):
             for text, spelled, share in zip(batch.text_of_word, batch.words(), shares, strict=True):
-                name = _topic(spelled)
+                name = topic(spelled)
                 if name:
                     parts[text][name] = parts[text].get(name, 0.0) + share
         return [", ".join(sorted(part, key=lambda name: (-abs(part[name]), name))[:k]) for part in parts]
 
 
-def _texts(X: pd.DataFrame) -> _Texts:
-    if not isinstance(X, pd.DataFrame) or "headline" not in X.columns:
-        raise InputError(
-            f"X must be a DataFrame with the column 'headline', however: {shown(getattr(X, 'columns', [type(X)]))}."
-        )
-    heads = as_text(X["headline"], "headline")
-    bodies = as_text(X["body"], "body") if "body" in X.columns else pa.nulls(len(X), pa.string())
-    first, of_row = distinct_pairs(heads, bodies)
-    heads, bodies = heads.take(pa.array(first)), bodies.take(pa.array(first))
-    line = pc.fill_null(straightened(line_of(heads, bodies)), "")
-    below = pc.fill_null(straightened(clean(bodies)), "")
-    return _Texts(line, pc.if_else(pc.equal(line, below), "", below), of_row)
-
-
-def _encoded(texts: _Texts) -> tuple[Encoded, Encoded]:
-    return encode(texts.line.to_pylist()), encode(texts.body.to_pylist())
-
-
-def _has_text(texts: _Texts) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.greater(pc.utf8_length(texts.line), 0).to_numpy(zero_copy_only=False))
-
-
-def _line_code(texts: _Texts) -> Integers:
-    codes, _ = pd.factorize(pc.utf8_lower(texts.line).to_pandas())
-    return np.asarray(codes, dtype=np.int64)
-
-
-def _style(texts: _Texts) -> Floats:
-    """The line's counts, and the length squared about 80 characters: both very short and very long lines do worse."""
-    counts = line_counts(texts.line)
-    length = counts["text_length"].to_numpy(zero_copy_only=False)
-    return np.column_stack(
-        [column.to_numpy(zero_copy_only=False) for column in counts.values()]
-        + [np.minimum((length - 80.0) ** 2, 6400.0)]
-    )
-
-
-def _learned(texts: _Texts, lines: Encoded, bodies: Encoded) -> _Columns:
-    style = _style(texts)[_has_text(texts)]
-    mean, spread = (style.mean(axis=0), style.std(axis=0)) if len(style) else (np.zeros(1), np.zeros(1))
+def _learned(texts: Texts, lines: Encoded, bodies: Encoded) -> _Columns:
+    counts = style(texts)[has_text(texts)]
+    if not len(counts):
+        counts = np.zeros((1, counts.shape[1]))
+    mean, spread = counts.mean(axis=0), counts.std(axis=0)
+    # An n-gram of one text still helps to know it again; of very many texts the rare ones are weight without use.
+    min_texts = 1 + len(texts.line) // _TEXTS_PER_THRESHOLD
     weights = {
-        name: Weights.learn(
-            bodies if name == "body" else lines, kind.unit, orders=kind.orders, min_texts=kind.min_texts
-        )
+        name: Weights.learn(bodies if name == "body" else lines, kind.unit, orders=kind.orders, min_texts=min_texts)
         for name, kind in _KINDS.items()
     }
     return _Columns(**weights, mean=mean, scale=np.where(spread > 0, spread, 1.0))
@@ -413,43 +372,6 @@ def _folds(group: Integers, folds: int, random_state: int) -> Integers:
     fold = np.empty_like(order)
     fold[order] = (np.cumsum(size) - size) * min(folds, order.size) // size.sum()
     return np.asarray(fold[group])
-
-
-def _checked(
-    n_rows: int, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, groups: npt.ArrayLike | None
-) -> tuple[Floats, Floats, Integers]:
-    """Rates, impressions and group codes, each of shape (n_rows,); a row without impressions may have any rate."""
-    rate = np.asarray(y, dtype=np.float64)
-    weight = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    labels = pd.Series(np.zeros(n_rows) if groups is None else groups)
-    for name, length in (("y", rate.shape), ("sample_weight", weight.shape), ("groups", labels.shape)):
-        if length != (n_rows,):
-            raise InputError(f"{name} must have one value for each of the {n_rows} rows of X, however: shape {length}.")
-    if not n_rows or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
-        raise InputError("sample_weight must be finite, not negative, and positive in at least one row of X.")
-    wrong = (weight > 0) & ~((rate >= 0) & (rate <= 1))
-    if wrong.any():
-        raise InputError(f"y must be clicks / impressions in [0, 1], however: {shown(rate[wrong].tolist())}.")
-    if labels.isna().any():
-        raise InputError(f"groups must name the campaign of every row, however: {int(labels.isna().sum())} are null.")
-    return np.where(weight > 0, rate, 0.0), weight, np.asarray(pd.factorize(labels)[0], dtype=np.int64)
-
-
-def _topic(spelled: str) -> str:
-    """The bare word, or nothing if it is no topic: a function word, a number, or too short."""
-    word = spelled.strip(_MARKS).removesuffix("'s")
-    is_topic = len(word) > 2 and "'" not in word and any(map(str.isalpha, word)) and word not in _function_words()
-    return word if is_topic else ""
-
-
-_MARKS = string.punctuation + "\u2013\u2014\u2026\u00ab\u00bb\u201e\u00a1\u00bf"
-
-
-@cache
-def _function_words() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return frozenset(ENGLISH_STOP_WORDS)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -471,7 +393,7 @@ def _check_state(folder: Path, state: dict[str, Any], arrays: dict[str, npt.NDAr
     if version != FORMAT_VERSION:
         raise ModelFormatError(f"The text score in {folder} has format {version}; this version reads {FORMAT_VERSION}.")
     names = {"coefficients", "mean", "scale"} | {f"{kind}_{part}" for kind in _KINDS for part in ("columns", "idf")}
-    n_style = _style(_Texts(pa.array(["x"]), pa.array([""]), np.zeros(1, dtype=np.int64))).shape[1]
+    n_style = style(Texts(pa.array(["x"]), pa.array([""]), np.zeros(1, dtype=np.int64))).shape[1]
     expected = {"mean": n_style, "scale": n_style}
     missing = names - set(arrays) or set(_FITTED) - set(state.get("fitted", {}))
     if missing:
