@@ -23,7 +23,16 @@ from sklearn.base import BaseEstimator
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.features.level_ridge import Evidence, slope, solve, sums
 from within_ml.features.ngrams import Encoded, Weights
-from within_ml.features.texts import Texts, checked_rates, distinct_texts, encoded, has_text, line_code, style, topic
+from within_ml.features.text_input import (
+    Texts,
+    checked_rates,
+    distinct_texts,
+    encoded,
+    has_text,
+    line_code,
+    style,
+    topic,
+)
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
