@@ -122,13 +122,22 @@ def check_share(result: Audit, contract: Contract, *, maximum: float = MAX_REJEC
     counts = ", ".join(f"{code} {count}" for code, count in list(result.reasons.items())[:MAX_EXAMPLES])
     sentences = {rule.code: rule.sentence for rule in contract.rules}
     rules = "".join(f"; {sentences[code]}" for code in result.reasons if code in sentences)
-    hint = " Where several lines of the export make one row, set aggregate: true in its mapping."
     raise ContractError(
         f"{what or contract.table}: at most {maximum:.0%} of the rows may break the contract; "
         f"{result.rejected.num_rows} of {result.accepted.num_rows + result.rejected.num_rows} do ({counts}){rules}. "
-        "Nothing was published; correct the source file or its mapping and ingest it again."
-        + (hint if {"duplicate_key", "repeated_row"} & set(result.reasons) else "")
+        "Nothing was published; correct the source file or its mapping and ingest it again." + _hints(result.reasons)
     )
+
+
+def _hints(reasons: Mapping[str, int]) -> str:
+    hints = ""
+    if {"duplicate_key", "repeated_row"} & set(reasons):
+        hints += " Where several lines of the export make one row, set aggregate: true in its mapping."
+    if any(code.endswith("_not_an_identifier") for code in reasons):
+        hints += (
+            " Ids have 1 to 200 characters, no slash and no control character; where names serve as ids, replace()."
+        )
+    return hints
 
 
 def conform(rows: pa.Table, contract: Contract) -> pa.Table:

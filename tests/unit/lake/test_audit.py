@@ -120,6 +120,10 @@ class TestShare:
         with pytest.raises(ContractError, match=r"6 of 100 do \(clicks_above_impressions 6\)"):
             check_share(audit(performance([{"clicks": 999}] * 6 + [{}] * 94), PERFORMANCE), PERFORMANCE)
 
+    def test_names_with_slashes_as_ids_name_the_way_out(self):
+        with pytest.raises(ContractError, match=r"no slash .* replace\(\)"):
+            check_share(audit(performance([{"campaign_id": "Brand / Search"}]), PERFORMANCE), PERFORMANCE)
+
     def test_duplicates_name_the_way_out(self):
         with pytest.raises(ContractError, match="aggregate: true"):
             check_share(audit(performance([{"ad_id": "x"}, {"ad_id": "x", "clicks": 4}]), PERFORMANCE), PERFORMANCE)

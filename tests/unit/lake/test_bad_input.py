@@ -250,6 +250,21 @@ class TestRows:
             check_share(found, PERFORMANCE)
         sentence(error)
 
-    def test_a_bad_row_makes_no_ad(self, tmp_path):
-        path = file_of(tmp_path, HEADER + "2024-01-01,c,../x,10,1\n2024-01-01,c,b,10,1\n")
-        assert read_source(mapping(), path)["ads"]["ad_id"].to_pylist() == ["b"]
+    def test_an_unreadable_value_that_only_the_ads_have_is_rejected_there(self, tmp_path):
+        broken = content()
+        broken["tables"]["ads"] = {"columns": {"valid_from": 'day("Campaign")'}}
+        path = file_of(tmp_path, HEADER + "2024-01-01,c,b,10,1\n")
+        ads = read_source(mapping_from(broken, origin="own.yaml"), path)["ads"]
+        assert set(audit(ads, CONTRACTS["ads"]).reasons) == {"valid_from_missing_or_unreadable"}
+
+    @pytest.mark.parametrize("own_ads", [False, True])
+    @pytest.mark.parametrize("line", ["2024-01-01,c,../x,10,1", "2024-01-01,,y,10,1", "soon,c,z,10,1"])
+    def test_a_bad_row_makes_no_ad_so_that_it_is_rejected_once(self, tmp_path, line, own_ads):
+        path = file_of(tmp_path, HEADER + line + "\n2024-01-01,c,b,10,1\n")
+        broken = content()
+        if own_ads:
+            broken["tables"]["ads"] = {"columns": {"headline": "Ad"}}
+            broken["tables"]["campaigns"] = {}
+        tables = read_source(mapping_from(broken, origin="own.yaml"), path)
+        assert tables["ads"]["ad_id"].to_pylist() == ["b"]
+        assert audit(tables["campaigns"], CONTRACTS["campaigns"]).rejected.num_rows == 0

@@ -333,3 +333,54 @@ def test_the_smallest_mapping_of_the_manual_works(tmp_path):
 def test_unknown_constant_is_refused():
     with pytest.raises(SourceError, match="colour"):
         load_mapping("google_ads").with_constants(colour="red")
+
+
+def test_several_files_of_several_kinds_with_own_texts(tmp_path):
+    """Performance, creatives and accounts come in three kinds of files, mapped by name patterns."""
+    content = {
+        "name": "agency",
+        "format": "csv",
+        "constants": {"platform": "dsp"},
+        "tables": {
+            "ad_performance": {
+                "files": "stats_*.csv",
+                "columns": {
+                    "date": "day(\"d\", '%m/%d/%Y')",
+                    "account_id": "regexp_extract(file_name, 'stats_(.*)[.]csv', 1)",
+                    "campaign_id": "li",
+                    "ad_id": "cr",
+                    "impressions": "imps",
+                    "clicks": "clk",
+                    "spend": "number(micros) / 1e6",
+                },
+            },
+            "ads": {
+                "files": "creatives.csv",
+                "columns": {
+                    "account_id": "adv",
+                    "campaign_id": "li",
+                    "ad_id": "cr",
+                    "headline": "clean(title)",
+                    "valid_from": "day(since)",
+                },
+            },
+        },
+    }
+    mapping = mapping_from(content, origin="agency.yaml")
+    (tmp_path / "stats_acme.csv").write_text("d\tli\tcr\timps\tclk\tmicros\n02/01/2024\tL1\tC1\t1,500\t3\t2500000\n")
+    (tmp_path / "creatives.csv").write_text("adv,li,cr,title,since\nacme,L1,C1,Hello,2024-01-15\n")
+    stats = read_source(mapping, tmp_path / "stats_acme.csv")
+    creatives = read_source(mapping, tmp_path / "creatives.csv")
+    row = stats["ad_performance"].to_pylist()[0]
+    assert set(stats) == {"ad_performance", "campaigns", "accounts"}
+    assert (row["date"], row["account_id"], row["impressions"], row["spend"]) == (date(2024, 2, 1), "acme", 1500, 2.5)
+    assert list(creatives) == ["ads"]
+    assert creatives["ads"].select(["ad_id", "headline", "valid_from"]).to_pylist() == [
+        {"ad_id": "C1", "headline": "Hello", "valid_from": date(2024, 1, 15)}
+    ]
+
+
+def test_a_weekly_export_of_iso_weeks(tmp_path):
+    (tmp_path / "f.csv").write_text("Week,Campaign,Ad,Views,Clicks\n2024-W07,c,a,10,1\n")
+    file = inspect_file(perf_mapping({"date": 'monday("Week")'}, cadence="weekly"), tmp_path / "f.csv")
+    assert file.dates == (date(2024, 2, 12),)

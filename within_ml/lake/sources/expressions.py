@@ -8,7 +8,6 @@ and `reading`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -115,7 +114,7 @@ def macros(*, decimal: str = ".", null_values: Sequence[str] = DEFAULT_NULLS) ->
 
     A macro's argument is pasted wherever it stands, so each body names it as rarely as it can.
     """
-    nulls = "|".join(re.escape(text.strip()) for text in null_values)
+    nulls = ", ".join(literal(text.strip().lower()) for text in {"": None, **dict.fromkeys(null_values)})
     group = ("[," if decimal == "." else "[.") + "'\u2019\u00a0\u202f\u2009 ]"
     digits = f"[+-]?(?:\\d+|\\d{{1,3}}(?:{group}\\d{{2,3}})*{group}\\d{{3}})"
     number = f"^(?:{digits}(?:[{decimal}]\\d*)?|[+-]?[{decimal}]\\d+)(?:[eE][+-]?\\d+)?$"
@@ -127,7 +126,7 @@ def macros(*, decimal: str = ".", null_values: Sequence[str] = DEFAULT_NULLS) ->
     iso = f"TRY_STRPTIME(clean(x), [{', '.join(literal(text) for text in _DAY_FORMATS)}])"
     year, week = (f"TRY_CAST(regexp_extract(clean(x), '^(\\d{{4}})-?W?(\\d{{2}})$', {i}) AS INTEGER)" for i in (1, 2))
     bodies = {
-        "clean(x)": f"nullif(regexp_replace({trimmed}, {literal(f'(?i)^(?:{nulls})$')}, ''), '')",
+        "clean(x)": f"CASE WHEN lower({trimmed}) NOT IN ({nulls}) THEN {trimmed} END",
         "_plain(x)": "replace(clean(x), chr(8722), '-')",
         "_read(x)": f"""coalesce(TRY_CAST(replace({matched}, {literal(decimal)}, '.') AS DOUBLE),
             CASE WHEN x IS NOT NULL THEN CAST('NaN' AS DOUBLE) END)""",

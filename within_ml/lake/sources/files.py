@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from within_ml.errors import SourceError, shown
@@ -39,6 +40,7 @@ _MAGIC = (
 )
 _CHUNK = 1 << 20
 _ROWS = 50_000
+_NULL = pa.scalar(None, pa.string())
 
 
 def landing_path(landing_root: str | Path, path: str | Path) -> Path:
@@ -139,7 +141,8 @@ def _create_view(con: duckdb.DuckDBPyConnection, mapping: SourceMapping, path: P
     lowered = {name.lower() for name in names}
     extras = {"file_name": path.name, "file_folder": path.parent.name}
     columns += [f"{literal(value)} AS {name}" for name, value in extras.items() if name not in lowered]
-    con.execute(f"CREATE VIEW file AS SELECT {', '.join(columns)}, file_row_number AS file_row FROM raw")
+    columns += ["file_row_number AS file_row"] if "file_row" not in lowered else []
+    con.execute(f"CREATE VIEW file AS SELECT {', '.join(columns)} FROM raw")
 
 
 def _as_parquet(mapping: SourceMapping, path: Path, scratch: Path) -> Path:
@@ -155,12 +158,14 @@ def _as_parquet(mapping: SourceMapping, path: Path, scratch: Path) -> Path:
         reader = csv.reader(stream, delimiter=delimiter, quotechar=options.quote, strict=True)
         lines = _lines(reader, len(names), delimiter, path.name, skip)
         while rows := list(islice(lines, _ROWS)):
-            writer.write_table(pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema))
+            columns = (pa.array(column, pa.string()) for column in zip(*rows, strict=True))
+            # An empty cell is no value.
+            writer.write_table(pa.table([pc.replace_with_mask(c, pc.equal(c, ""), _NULL) for c in columns], schema))
     return target
 
 
-def _lines(reader: Any, width: int, delimiter: str, name: str, skip: int) -> Iterator[list[str | None]]:
-    """Yield the rows, empty cells as None, short ones filled; blank lines are left out."""
+def _lines(reader: Any, width: int, delimiter: str, name: str, skip: int) -> Iterator[list[str]]:
+    """Yield the rows, short ones filled; blank lines are left out."""
     try:
         for row in reader:
             if len(row) > width and any(row[width:]):
@@ -170,7 +175,7 @@ def _lines(reader: Any, width: int, delimiter: str, name: str, skip: int) -> Ite
                     "contain the delimiter in quotes, or give the options delimiter and quote in the mapping."
                 )
             if row:
-                yield [cell or None for cell in row[:width]] + [None] * (width - len(row))
+                yield row if len(row) == width else row[:width] + [""] * (width - len(row))
     except csv.Error as error:
         raise SourceError(
             f"{name}: closed quotes are required; up to line {skip + reader.line_num}: {error}. The file is probably "

@@ -20,20 +20,17 @@ import duckdb
 import pyarrow as pa
 
 from within_ml.errors import InputError, SourceError, shown
-from within_ml.lake.contracts import AD_KEY, AD_PERFORMANCE, CONTRACTS, ID_PATTERN, UNKNOWN, Column, Contract
+from within_ml.lake.contracts import AD_PERFORMANCE, CONTRACTS, UNKNOWN, Column, Contract
+from within_ml.lake.sources.conversion import SQL_TYPES, aggregated, identified, typed, versions
 from within_ml.lake.sources.expressions import Expression, literal, quoted
 from within_ml.lake.sources.files import connected, first_line, sha256_of
 from within_ml.lake.sources.mapping import DEFAULT_UNKNOWN, FILE_FACTS, Alternatives, SourceMapping, TableMapping
-from within_ml.lake.versions import AD_ATTRIBUTES
 
 logger = logging.getLogger(__name__)
 
 Dates = tuple[date, date]
 
-_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date32[day]": "DATE"}
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-_MEASURES = ("impressions", "clicks", "spend", "conversions", "revenue")
-_FIRST = frozenset({"start_date", "onboarded_date", "created_at", "valid_from"})
+_FIRST_DAY = {"ads": "valid_from", "campaigns": "start_date", "accounts": "onboarded_date"}
 _INHERITED_DAY = {"ads": ("valid_from", "created_at"), "campaigns": ("start_date",), "accounts": ("onboarded_date",)}
 
 
@@ -173,19 +170,23 @@ class SourceReader:
             if condition is not None:
                 self._bound(condition, f"{table}.where")
         rows = f"SELECT {columns} FROM file WHERE {' AND '.join(conditions)}"
+        if mapping.aggregate and table != "ad_performance":
+            rows = rows.replace("SELECT ", "SELECT file_row, ", 1)
+        if mapping.inherits:
+            rows = identified(contract, rows, _FIRST_DAY.get(table), own=mapping.columns)
         if mapping.aggregate:
-            return _aggregated(contract, rows.replace("SELECT ", "SELECT file_row, ", 1))
+            return aggregated(contract, rows)
         if table == "ad_performance":
             return rows
-        return _versions(rows) if table == "ads" else f"SELECT DISTINCT * FROM ({rows})"
+        return versions(rows) if table == "ads" else f"SELECT DISTINCT * FROM ({rows})"
 
     def _value(self, table: str, column: Column) -> str:
-        target = _TYPES[str(column.type)]
+        target = SQL_TYPES[str(column.type)]
         expression = self._chosen(table, column.name)
         if expression is None:
             value = self._default(table, column)
         else:
-            value = _typed(expression.sql, self._bound(expression, f"{table}.{column.name}"), target)
+            value = typed(expression.sql, self._bound(expression, f"{table}.{column.name}"), target)
         if column.name in DEFAULT_UNKNOWN and table != "regions":
             value = f"coalesce({value}, {literal(UNKNOWN)})"
         return f"CAST({value} AS {target})"
@@ -231,18 +232,16 @@ class SourceReader:
 
     def _derived(self, table: str) -> str:
         ids = [c.name for c in AD_PERFORMANCE.columns if c.identifier and c.name in CONTRACTS[table].names]
-        known = " AND ".join(f"regexp_full_match({name}, {literal(ID_PATTERN)})" for name in ids)
-        day = {"ads": "valid_from", "campaigns": "start_date", "accounts": "onboarded_date"}[table]
-        values = {name: name for name in ids} | {day: "min(date)"}
+        values = {name: name for name in ids} | {_FIRST_DAY[table]: "min(date)"}
         values |= {"created_at": "min(date)"} if table == "ads" else {}
         values |= {"name": "account_id"} if table == "accounts" else {}
         columns = ", ".join(
             f"CAST({values.get(c.name, literal(UNKNOWN) if c.name in DEFAULT_UNKNOWN else 'NULL')} "
-            f"AS {_TYPES[str(c.type)]}) AS {c.name}"
+            f"AS {SQL_TYPES[str(c.type)]}) AS {c.name}"
             for c in CONTRACTS[table].columns
         )
-        performance = self._selects["ad_performance"]
-        return f"SELECT {columns} FROM ({performance}) WHERE date IS NOT NULL AND {known} GROUP BY {', '.join(ids)}"
+        performance = identified(AD_PERFORMANCE, self._selects["ad_performance"], "date")
+        return f"SELECT {columns} FROM ({performance}) GROUP BY {', '.join(ids)}"
 
     def _count(self, sql: str) -> int:
         return int(self._fetch(sql)[0][0])
@@ -361,46 +360,3 @@ def _inherited(performance: TableMapping, own: TableMapping, table: str, column:
 
 def _condition(expression: Expression | None) -> str:
     return "true" if expression is None else f"({expression.sql}\n)"
-
-
-def _typed(sql: str, found: str, target: str) -> str:
-    """Return the expression converted to the contract's type; what cannot be converted is NULL or NaN."""
-    value = f"({sql}\n)"
-    if target == "VARCHAR":
-        return f"nullif(trim(CAST({value} AS VARCHAR)), '')"
-    if target == "DATE":
-        return value if found == "DATE" else f"day({value})"
-    if target == "DOUBLE":
-        return f"number({value})" if found == "VARCHAR" else f"TRY_CAST({value} AS DOUBLE)"
-    return f"TRY_CAST({value} AS BIGINT)" if found in _INTEGERS else f"whole({value})"
-
-
-def _versions(rows: str) -> str:
-    """Keep the first of equal rows of an ad that follow each other: a daily export repeats its text every day."""
-    same = " AND ".join(f"{name} IS NOT DISTINCT FROM lag({name}) OVER w" for name in AD_ATTRIBUTES)
-    order = ", ".join(("valid_from", *AD_ATTRIBUTES))
-    window = f"WINDOW w AS (PARTITION BY {', '.join(AD_KEY)} ORDER BY {order})"
-    return f"SELECT * FROM (SELECT DISTINCT * FROM ({rows})) {window} QUALIFY NOT (row_number() OVER w > 1 AND {same})"
-
-
-def _aggregated(contract: Contract, rows: str) -> str:
-    measures = [c for c in contract.columns if c.name in _MEASURES]
-    keys = [c.name for c in contract.columns if c not in measures] if measures else list(contract.key)
-    values = {c.name: _sum(c) for c in measures}
-    if not measures:
-        values = {c.name: _one(c) for c in contract.columns if c.name not in keys}
-    columns = ", ".join(f"{values[c.name]} AS {c.name}" if c.name in values else c.name for c in contract.columns)
-    return f"SELECT {columns} FROM ({rows}) GROUP BY {', '.join(keys)}"
-
-
-def _sum(column: Column) -> str:
-    """Sum, keeping what the audit must see: a missing count stays missing, a negative value stays negative."""
-    name, kind = column.name, _TYPES[str(column.type)]
-    missing = "false" if column.nullable else f"count({name}) < count(*)"
-    return f"CASE WHEN {missing} THEN NULL WHEN min({name}) < 0 THEN min({name}) ELSE CAST(sum({name}) AS {kind}) END"
-
-
-def _one(column: Column) -> str:
-    if column.name in _FIRST:
-        return f"min({column.name})"
-    return f"max({column.name})" if str(column.type) == "date32[day]" else f"arg_max({column.name}, file_row)"
