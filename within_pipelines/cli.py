@@ -18,7 +18,6 @@ from within_pipelines.settings import Settings, load_settings, quieten_libraries
 
 if TYPE_CHECKING:
     from within_ml.registry import ModelRegistry
-
     from within_pipelines.runs import Runner
 
 app = typer.Typer(
@@ -31,6 +30,7 @@ out = Console()
 err = Console(stderr=True)
 
 EXIT_BAD_INPUT = 2
+DEMO_SOURCE = "upworthy"
 
 
 def main() -> None:
@@ -59,9 +59,27 @@ def demo() -> None:
 
     A second run does only what is not there yet.
     """
-    from within_pipelines.demo import run_demo
+    from within_ml.lake.landing import LandingZone
+    from within_pipelines.history import remember_days
+    from within_pipelines.postgres import prepare_dagster
 
-    run_demo(out)
+    settings = load_settings()
+    zone = LandingZone(settings.landing)
+    landed = [path for path, source in zone.discover() if source == DEMO_SOURCE]
+    if not landed:
+        raise InputError(
+            f"The demo needs its sample in {zone.root / DEMO_SOURCE}, however there is no file; clone again."
+        )
+    remember_days(settings, zone.mapping(DEMO_SOURCE), landed, closed=True)
+    prepare_dagster(settings)
+
+    from within_pipelines.definitions import defs
+    from within_pipelines.demo import run_demo
+    from within_pipelines.resources import build_resources
+
+    settings = load_settings()
+    resources = build_resources(settings)
+    run_demo(out, settings, defs, resources["models"], resources["lake"].store)
 
 
 @app.command()
@@ -75,19 +93,18 @@ def simulate(
     ] = True,
 ) -> None:
     """Simulate an agency whose truth is known, into the landing zone; the truth goes beside the lake."""
-    from within_ml.lake.simulation import SimulationConfig, write_landing, write_truth
-    from within_ml.lake.simulation import simulate as simulate_agency
-
     settings = load_settings()
-    config = SimulationConfig(accounts=accounts, days=days, seed=seed, start_date=start)
+    config = simulation.SimulationConfig(accounts=accounts, days=days, seed=seed, start_date=start)
     truth = _beside_lake(settings)
     with _progress() as progress:
-        agency = simulate_agency(config)
+        agency = simulation.simulate(config)
         landing_task = progress.add_task("landing files", total=config.days)
         folder = settings.landing / "simulation"
-        written = write_landing(agency, folder, progress=lambda n, _: progress.update(landing_task, completed=n))
+        written = simulation.write_landing(
+            agency, folder, progress=lambda n, _: progress.update(landing_task, completed=n)
+        )
         truth_task = progress.add_task("truth", total=config.days)
-        write_truth(agency, truth, progress=lambda n, _: progress.update(truth_task, completed=n))
+        simulation.write_truth(agency, truth, progress=lambda n, _: progress.update(truth_task, completed=n))
     settings.remember_history(config.start_date, config.last_date, closed=True)
     out.print(f"{written.rows:,} rows in {len(written.files)} files below {folder}, the truth in {truth}")
     if ingest_it:

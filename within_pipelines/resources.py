@@ -115,7 +115,7 @@ class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 class TrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """How much history a model is trained on."""
 
-    days: int = Field(365, description="Days of history")
+    days: int = Field(730, description="Days of history")
     max_rows: int = Field(500_000, description="Rows above which the history is sampled")
 
 

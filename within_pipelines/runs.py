@@ -51,6 +51,7 @@ class Runner:
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
         self.definitions = definitions
         self.instance = instance
+        self._jobs: dict[tuple[str, ...], dg.JobDefinition] = {}
 
     def select(self, selection: str) -> Selection:
         """Resolve names of groups and assets, comma separated.
@@ -97,12 +98,10 @@ class Runner:
         WithinError
             What the asset raised, or `RunFailedError` for anything else.
         """
-        job = dg.define_asset_job("materialize", selection=dg.AssetSelection.assets(*assets))
-        resolved = dg.Definitions.merge(self.definitions, dg.Definitions(jobs=[job])).resolve_job_def("materialize")
         limits = {RANGE_START: first.isoformat(), RANGE_END: last.isoformat()} if first and last else {}
         run_id = str(uuid.uuid4())
         ops = {name: {"config": values} for name, values in (config or {}).items() if name in set(assets)}
-        result = resolved.execute_in_process(
+        result = self._job(tuple(assets)).execute_in_process(
             instance=self.instance,
             partition_key=partition,
             tags={**limits, **(tags or {})},
@@ -119,6 +118,13 @@ class Runner:
             for event in result.get_asset_materialization_events()
         }
         return Run(run_id, told)
+
+    def _job(self, assets: tuple[str, ...]) -> dg.JobDefinition:
+        if assets not in self._jobs:
+            job = dg.define_asset_job("materialize", selection=dg.AssetSelection.assets(*assets))
+            merged = dg.Definitions.merge(self.definitions, dg.Definitions(jobs=[job]))
+            self._jobs[assets] = merged.resolve_job_def("materialize")
+        return self._jobs[assets]
 
     def backfill(
         self,

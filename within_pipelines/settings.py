@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     feature_buckets: int = Field(
         1, ge=1, le=1024, description="Parts the features are computed in; more need less memory"
     )
-    training_days: int = Field(365, ge=14, description="Days of history a model is trained on")
+    training_days: int = Field(730, ge=14, description="Days of history a model is trained on")
     alert_webhook: str | None = Field(None, description="URL that gets a JSON POST for each failed run")
 
     @field_validator("postgres_url", "alert_webhook", "end_date", "landing_root", mode="before")

@@ -196,7 +196,7 @@ class AdScorePredictor(BaseMLModel):
         NotFittedError
             If `fit_model` was not called before.
         """
-        from within_ml.calibration.spline import SplineCalibrator  # noqa: PLC0415 - scikit-learn, 1.3 s
+        from within_ml.calibration.spline import SplineCalibrator
 
         y, w = self._checked(X, y, sample_weight)
         raw = expit(self._margin(X))
@@ -277,7 +277,7 @@ class AdScorePredictor(BaseMLModel):
         self.text_score_: TextScore | None = None
         if self.parts is AdScoreParts.BOOSTED or not (X["headline"].notna() | X["body"].notna()).any():
             return np.zeros(len(X))
-        from within_ml.features.text_score import TextScore  # noqa: PLC0415 - scikit-learn, 1.3 s
+        from within_ml.features.text_score import TextScore
 
         self.text_score_ = TextScore(**(self.feature_config.text or {}))
         return self.text_score_.fit_predict_out_of_fold(
@@ -336,7 +336,7 @@ class AdScorePredictor(BaseMLModel):
         return self._trees(n_estimators=trial.n_trees_).fit(features, y, w, base_margin=base)
 
     def _trees(self, n_estimators: int | None = None) -> BoostedRate:
-        from within_ml.models.boosted import BoostedRate  # noqa: PLC0415 - scikit-learn, 1.3 s
+        from within_ml.models.boosted import BoostedRate
 
         config = self.feature_config
         return BoostedRate(
@@ -458,9 +458,9 @@ class AdScorePredictor(BaseMLModel):
             raise ModelFormatError(f"{folder} must hold a saved {self.model_type}; it does not ({error}).") from error
 
     def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
-        from within_ml.calibration.spline import SplineCalibrator  # noqa: PLC0415
-        from within_ml.features.text_score import TextScore  # noqa: PLC0415
-        from within_ml.models.boosted import BoostedRate  # noqa: PLC0415
+        from within_ml.calibration.spline import SplineCalibrator
+        from within_ml.features.text_score import TextScore
+        from within_ml.models.boosted import BoostedRate
 
         self.intercept_ = state["intercept"]
         self.coefficients_ = np.array(state["coefficients"], dtype=np.float64)

@@ -129,7 +129,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If y is outside [0, 1] or nothing has weight.
         """
-        import xgboost  # noqa: PLC0415 - 1.4 s that a code location must not pay
+        import xgboost
 
         frame, y, weight = self._checked(X, y, sample_weight, reset=True)
         if not weight.sum() > 0:
@@ -216,7 +216,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         ModelFormatError
             If a file is missing or is not what `save` wrote.
         """
-        import xgboost  # noqa: PLC0415
+        import xgboost
 
         try:
             state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
@@ -281,7 +281,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return margin
 
     def _validation_matrix(self, validation: tuple[Any, ...]) -> xgboost.DMatrix:
-        import xgboost  # noqa: PLC0415
+        import xgboost
 
         X, y, sample_weight, base_margin = validation
         frame, y, weight = self._checked(X, y, sample_weight, reset=False)

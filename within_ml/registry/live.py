@@ -124,7 +124,7 @@ def get_ad_score_predictor(version: str = CHAMPION) -> AdScorePredictor:
 
 
 def _mlflows_own_uri() -> str:
-    import mlflow  # noqa: PLC0415
+    import mlflow
 
     if not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
         raise RegistryError(

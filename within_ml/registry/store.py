@@ -135,7 +135,7 @@ class MlflowStore:
         return self._client
 
     def _connect(self) -> MlflowClient:
-        from mlflow import MlflowClient  # noqa: PLC0415
+        from mlflow import MlflowClient
 
         # MLflow makes its tables when the client is made, and of several processes that do so at once most die.
         with self._only_process("mlflow schema"), translated("prepare MLflow's tables"):
@@ -257,7 +257,7 @@ class MlflowStore:
         ModelFormatError
             If the files are not those that were registered.
         """
-        from mlflow.artifacts import download_artifacts  # noqa: PLC0415
+        from mlflow.artifacts import download_artifacts
 
         found = self._find_version(name, version)
         with translated(f"fetch {name} version {version}"):
@@ -276,7 +276,7 @@ class MlflowStore:
     def _log(
         self, run_id: str, candidate: Candidate, metrics: Mapping[str, float], parameters: Mapping[str, object]
     ) -> None:
-        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415
+        from mlflow.entities import Metric, Param, RunTag
 
         trained_at = _moment(candidate.metadata.trained_at)
         stamp = int(trained_at.timestamp() * 1000) if trained_at else 0
@@ -298,8 +298,8 @@ class MlflowStore:
         signature: tuple[pd.DataFrame, NDArray[np.float64]] | None,
         pip_requirements: Sequence[str] | None,
     ) -> None:
-        import mlflow.pyfunc  # noqa: PLC0415
-        from mlflow.models import infer_signature  # noqa: PLC0415
+        import mlflow.pyfunc
+        from mlflow.models import infer_signature
 
         packages = candidate.metadata.packages
         requirements = [f"{key}=={value}" for key, value in packages.items()]
@@ -318,7 +318,7 @@ class MlflowStore:
             self.client.log_artifacts(run_id, str(Path(temporary) / "saved"), DATA_FOLDER)
 
     def _create_version(self, name: str, run_id: str, source: str, candidate: Candidate) -> str:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         try:
             self.client.create_registered_model(name)
@@ -328,7 +328,7 @@ class MlflowStore:
         return str(self.client.create_model_version(name, source, run_id, tags=dict(candidate.tags)).version)
 
     def _registered(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         with translated(f"find {name}"):
             try:
@@ -340,7 +340,7 @@ class MlflowStore:
         return dict(model.aliases), dict(model.tags)
 
     def _find_version(self, name: str, version: str) -> ModelVersion:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         if version.isdigit():
             try:
@@ -376,7 +376,7 @@ class MlflowStore:
 @contextmanager
 def translated(action: str) -> Iterator[None]:
     """Turn MLflow's errors into a `RegistryError` that says what was tried."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     try:
         yield

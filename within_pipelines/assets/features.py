@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+
 from within_ml.features.catalog import FEATURE_VERSION, account_features_contract, ad_features_contract
 from within_ml.features.runner import CONTENT_SCHEMA, compute_account_features, compute_ad_features, missing_content
 from within_ml.features.temporal import required_dates
 from within_ml.features.text_keys import content_rows
-
 from within_ml.lake.landing import expected_days
 from within_ml.lake.store import LakeStore, Narrowing
 from within_pipelines.assets.lake import ad_performance, dimensions

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
-from within_ml.features.labels import last_trainable, required_label_dates
-from within_ml.splits import OutOfTimeSplit
 
 from within_ml.base import ModelType
 from within_ml.errors import MissingPartitionsError, PromotionRefusedError
 from within_ml.features.catalog import FEATURE_VERSION
+from within_ml.features.labels import last_trainable, required_label_dates
 from within_ml.features.runner import compute_training_rows
 from within_ml.lake.landing import expected_days
 from within_ml.lake.store import LakeStore, days_between
+from within_ml.splits import OutOfTimeSplit
 from within_pipelines.assets.features import ad_features, reader
 from within_pipelines.assets.lake import ad_performance
 from within_pipelines.metadata import arrow_schema, committed, counts_table, measured
@@ -190,7 +190,7 @@ def ad_score_evaluation(
             "report": dg.MetadataValue.path(str(folder / REPORT / "report.html")),
             "test_log_loss": judged.log_loss.value,
             "test_calibration_ratio": judged.calibration_ratio.value,
-            "test_pair_accuracy": judged.pair_accuracy.value,
+            "test_pair_accuracy": judged.pair_accuracy.accuracy,
             **measurement.metadata,
         }
     )
@@ -300,6 +300,6 @@ def comparison_table(report: "EvaluationReport") -> str:
     for name, judged in rows:
         lines.append(
             f"| {name} | {judged.log_loss.value:.5f} | {judged.calibration_ratio.value:.3f} | "
-            f"{judged.pair_accuracy.value:.3f} | {judged.pair_accuracy_significant.value:.3f} |"
+            f"{judged.pair_accuracy.accuracy:.3f} | {judged.pair_accuracy_significant.accuracy:.3f} |"
         )
     return "\n".join(lines)

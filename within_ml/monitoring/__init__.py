@@ -1,0 +1,1 @@
+"""What became of predictions once the outcomes are in."""
