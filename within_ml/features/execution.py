@@ -36,7 +36,8 @@ ROWS_PER_BUCKET = 1_000_000
 SHARD = "substr(md5(account_id), 1, 2)"
 """SQL of an account's shard: one of 256, the same on every machine and in every version."""
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 4096
+"""Rows that are in memory of each bucket while days are cut, about 1 kB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Script:
     >>> numbers = script("numbers", ibis.range(3).unnest().name("n").as_table())
     >>> script.finish(numbers, order_by=["n"])
     >>> with workspace(Limits()) as (con, folder):
-    ...     script.run(con, folder / "numbers.arrow")["n"].to_pylist()
+    ...     script.run(con, folder / "numbers.arrow").all()["n"].to_pylist()
     [0, 1, 2]
     """
 
@@ -128,15 +129,18 @@ class Script:
         """Make ``table`` the result of the script."""
         self._result = f"FROM ({to_sql(table)}) ORDER BY {', '.join(order_by)}"
 
-    def run(self, con: duckdb.DuckDBPyConnection, path: Path) -> pa.Table:
-        """Run the statements and return the result, written to ``path`` and mapped from there."""
+    def run(self, con: duckdb.DuckDBPyConnection, path: Path) -> SortedRows:
+        """Run the statements, write the result to ``path`` and return it."""
         for statement in self._statements:
             con.execute(statement)
         batches = con.execute(self._result).to_arrow_reader(_BATCH_ROWS)
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batches.schema) as writer:
+            rows = 0
             for batch in batches:
                 writer.write_batch(batch)
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+                rows += batch.num_rows
+        logger.info("%d rows in %s", rows, path.name)
+        return SortedRows(path)
 
 
 def pack(con: duckdb.DuckDBPyConnection, tables: Sequence[str], period: Period, limits: Limits) -> list[list[str]]:
@@ -168,7 +172,7 @@ def run_buckets(
     buckets: Sequence[Sequence[str]],
     *,
     tables: Sequence[str],
-) -> list[pa.Table]:
+) -> list[SortedRows]:
     """Run the script for each bucket: of table X it sees as ``bucket_X`` the bucket's rows of ``all_X``."""
     results = []
     for number, shards in enumerate(buckets):
@@ -176,21 +180,53 @@ def run_buckets(
         for table in tables:
             source = f"SELECT * EXCLUDE (shard) FROM all_{table} WHERE shard IN ({chosen})"
             con.execute(f"CREATE OR REPLACE TEMP TABLE bucket_{table} AS {source}")
-        results.append(script.run(con, folder / f"bucket-{number}.arrow"))
-        logger.info("bucket %d of %d: %d rows", number + 1, len(buckets), results[-1].num_rows)
+        results.append(script.run(con, folder / f"bucket-{number + 1}-of-{len(buckets)}.arrow"))
     return results
 
 
-def cut_days(results: Sequence[pa.Table], period: Period, contract: Contract) -> Iterator[FeatureDay]:
-    """Cut results, each sorted by date, into the days of the period; a day without rows is an empty table."""
-    dates = [result["date"].to_numpy().astype("datetime64[D]") for result in results]
+class SortedRows:
+    """Rows in a file, sorted by date, taken day after day; only a piece of the file is in memory.
+
+    >>> script = Script()
+    >>> script.finish(ibis.literal(date(2024, 1, 1)).name("date").as_table(), order_by=["date"])
+    >>> with workspace(Limits()) as (con, folder):
+    ...     rows = script.run(con, folder / "rows.arrow")
+    ...     [sum(part.num_rows for part in rows.until(date(2024, 1, day))) for day in (1, 2)]
+    [1, 0]
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
+        self._next = 0
+        self._rest: pa.RecordBatch | None = None
+
+    def until(self, day: date) -> list[pa.RecordBatch]:
+        """Take the rows up to and including ``day`` that were not taken before."""
+        parts = []
+        while self._rest is not None or self._next < self._reader.num_record_batches:
+            if self._rest is None:
+                self._rest = self._reader.get_batch(self._next)
+                self._next += 1
+            dates = self._rest.column("date").to_numpy(zero_copy_only=False).astype("datetime64[D]")
+            stop = int(np.searchsorted(dates, np.datetime64(day, "D"), side="right"))
+            parts.append(self._rest.slice(0, stop))
+            if stop < self._rest.num_rows:
+                self._rest = self._rest.slice(stop)
+                break
+            self._rest = None
+        return parts
+
+    def all(self) -> pa.Table:
+        """Take all rows at once."""
+        return self._reader.read_all()
+
+
+def cut_days(results: Sequence[SortedRows], period: Period, contract: Contract) -> Iterator[FeatureDay]:
+    """Cut results into the days of the period; a day without rows is an empty table."""
     for day in period.days:
-        parts = [contract.schema.empty_table()]
-        for result, ordered in zip(results, dates, strict=True):
-            low, high = np.searchsorted(ordered, np.datetime64(day, "D") + np.array([0, 1]))
-            if low < high:
-                parts.append(result.slice(low, high - low).cast(contract.schema))
-        table = pa.concat_tables(parts)
-        if len(parts) > 2:
+        found = [parts for result in results if (parts := [p for p in result.until(day) if p.num_rows])]
+        tables = [pa.Table.from_batches(parts).cast(contract.schema) for parts in found]
+        table = pa.concat_tables([contract.schema.empty_table(), *tables]).combine_chunks()
+        if len(tables) > 1:
             table = table.sort_by([(column, "ascending") for column in contract.sort_by])
         yield FeatureDay(day, table)

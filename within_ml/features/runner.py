@@ -182,7 +182,7 @@ def compute_training_rows(
         script.finish(labels(unbound_inputs().daily, period), order_by=["date"])
         buckets = pack(con, ["all_daily"], period, limits)
         results = run_buckets(con, folder, script, buckets, tables=["daily"])
-        found = [_LABEL_SCHEMA.empty_table(), *(result.cast(_LABEL_SCHEMA) for result in results)]
+        found = [_LABEL_SCHEMA.empty_table(), *(result.all().cast(_LABEL_SCHEMA) for result in results)]
         con.register("labels", pa.concat_tables(found))
         features = _view(read, con, "ad_features", period.days)
         rows = training_rows(features, _sampled(con, max_rows))
