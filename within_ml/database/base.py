@@ -90,7 +90,7 @@ def migrate(url: str) -> str:
     DatabaseError
         If the server does not answer, or the database is newer than this code.
     """
-    from alembic import command  # noqa: PLC0415
+    from alembic import command
 
     with exclusive(url, "migrate"):
         newest = _newest_version()
@@ -128,7 +128,7 @@ def _arrow_type(column: sa.Column[object]) -> pa.DataType:
 
 
 def _alembic_config() -> Config:
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -136,7 +136,7 @@ def _alembic_config() -> Config:
 
 
 def _scripts() -> ScriptDirectory:
-    from alembic.script import ScriptDirectory  # noqa: PLC0415
+    from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(_alembic_config())
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 from within_ml.base import ModelType
 from within_ml.errors import RegistryError, UnknownModelError, shown
-from within_ml.registry.model_registry import CHAMPION, ModelRegistry
-from within_ml.registry.store import VersionRecord
+from within_ml.registry.model_registry import ModelRegistry
+from within_ml.registry.promotion import CHAMPION
+from within_ml.registry.records import VersionRecord
 
 if TYPE_CHECKING:
     from within_ml.ad_score import AdScorePredictor
@@ -124,7 +125,7 @@ def get_ad_score_predictor(version: str = CHAMPION) -> AdScorePredictor:
 
 
 def _mlflows_own_uri() -> str:
-    import mlflow  # noqa: PLC0415
+    import mlflow
 
     if not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
         raise RegistryError(

@@ -105,7 +105,7 @@ def test_a_registered_model_comes_back_and_tells_what_it_is(registry, register, 
 
 
 def test_mlflow_itself_loads_the_champion(registry, register, mlflow_url, monkeypatch):
-    import mlflow  # noqa: PLC0415
+    import mlflow
 
     promote(registry, register(0.02, MONDAYS[0], signature=(pd.DataFrame({"x": [0.5]}), np.array([0.02]))))
     previous = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
@@ -275,7 +275,7 @@ def test_a_decision_killed_halfway_is_completed_once(
 
 
 def test_rows_about_a_deleted_model_do_not_move_its_successor(registry, register, mlflow_url):
-    from mlflow import MlflowClient  # noqa: PLC0415
+    from mlflow import MlflowClient
 
     promote(registry, register(0.02, MONDAYS[0]))
     MlflowClient(mlflow_url, mlflow_url).delete_registered_model("level")
