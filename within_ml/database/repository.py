@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -231,7 +232,7 @@ class LedgerRepository:
             If the action is unknown or the reason is blank.
         """
         values = (model_name, version, action, from_version, reason, decided_by, run_id)
-        stored_report = None if report is None else Jsonb(dict(report))
+        stored_report = None if report is None else Jsonb(_plain(report))
         with connect(self.url) as connection, connection.cursor(row_factory=class_row(Decision)) as cursor:
             try:
                 cursor.execute(_INSERT_DECISION, [*values, stored_report])
@@ -327,6 +328,17 @@ def _refuse_outsiders(rows: pa.Table, filters: Mapping[str, Collection[object]])
             raise InputError(
                 f"Rows to publish must have {name} in {shown(allowed)}; however, there are {shown(outside)}."
             )
+
+
+def _plain(value: object) -> object:
+    """Make a report storable as JSON, which knows no NaN and no infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _one(cursor: psycopg.Cursor[Decision]) -> Decision:

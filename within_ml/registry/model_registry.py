@@ -1,31 +1,32 @@
-"""The life of a registered model: challenger, champion, previous champion; who decided, and what a backfill uses.
+"""Registered models: registering, listing, selecting and loading versions, and what a backfill uses.
 
-What belongs here: the rules of promotion, rollback and selection. What does not: MLflow's calls (`store`), the decision
-itself (`within_ml.validation.gate`), loading (`loading`).
-
-Aliases are MLflow's, decisions are rows of the ledger, and no transaction spans both. So the ledger's row comes first,
-as the intent; then the aliases; then a tag on the registered model names the last row that the aliases follow. A
-process killed in between leaves the old champion in place, and the next decision, or `ModelRegistry.finish`, first
-completes what the ledger says.
+What belongs here: the one class that callers use. What does not: MLflow's calls (`store`), the rules of promotion
+(`promotion`), the decision itself (`within_ml.validation.gate`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from within_ml.base import BaseMLModel
-from within_ml.database.repository import Decision, LedgerRepository, PinRepository
-from within_ml.database.urls import exclusive
-from within_ml.errors import InputError, PromotionRefusedError, RegistryError, shown
+from within_ml.database.repository import LedgerRepository, PinRepository
+from within_ml.errors import InputError, RegistryError, shown
 from within_ml.registry.loading import load_model_folder
-from within_ml.registry.store import Candidate, MlflowStore, VersionRecord
+from within_ml.registry.promotion import (
+    ALIASES,
+    CHALLENGER,
+    CHAMPION,
+    Champions,
+    GateDecision,
+    Promotion,
+)
+from within_ml.registry.records import Candidate, VersionRecord
+from within_ml.registry.store import MlflowStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,42 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHALLENGER = "challenger"
-CHAMPION = "champion"
-PREVIOUS_CHAMPION = "previous_champion"
-ALIASES = (CHALLENGER, CHAMPION, PREVIOUS_CHAMPION)
 AS_OF = "as_of"
-
-DECISION_TAG = "ledger_id"
-"""Tag of the registered model: the last row of the ledger that its aliases follow."""
 
 ALWAYS = dt.date.min.isoformat()
 """First day of a pin that does not depend on the day."""
-
-
-class GateDecision(Protocol):
-    """What a promotion gate returns, as far as the registry looks at it."""
-
-    @property
-    def approved(self) -> bool:
-        """Whether the challenger may become champion."""
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why, or why not."""
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the whole decision as JSON values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """The champion after a decision, and the one before; ``changed`` is False where it was champion already."""
-
-    name: str
-    version: str
-    previous_version: str | None
-    changed: bool
 
 
 class ModelRegistry:
@@ -108,6 +77,7 @@ class ModelRegistry:
         self.ledger = ledger
         self.pins = pins
         self._store = MlflowStore(tracking_uri, None if artifact_root is None else str(artifact_root))
+        self._champions = Champions(self._store, ledger)
 
     def initialize(self, names: Iterable[str] = ()) -> None:
         """Make MLflow's tables and the products' experiments; processes that race wait for each other.
@@ -169,7 +139,7 @@ class ModelRegistry:
             If MLflow refuses.
         """
         candidate = Candidate.read(Path(model_folder), tags)
-        with self._exclusive(name):
+        with self._champions.exclusive(name):
             version = self._store.find(name, candidate)
             if version is None:
                 version = self._store.add(
@@ -183,10 +153,7 @@ class ModelRegistry:
                 )
                 logger.info("registered %s version %s as of %s", name, version, candidate.tags["as_of"])
             self._make_challenger(name, version)
-            if self.ledger is not None and DECISION_TAG not in self._store.tags(name):
-                # Rows that are older than the registered model speak of another one, that was deleted.
-                latest = self.ledger.decisions(name, limit=1)
-                self._store.set_tag(name, DECISION_TAG, str(latest[0].id) if latest else "0")
+            self._champions.begin(name)
         return version
 
     def names(self) -> tuple[str, ...]:
@@ -335,33 +302,9 @@ class ModelRegistry:
         InputError
             If the reason is blank.
         """
-        ledger = self._need_ledger()
-        _need_reason(reason)
-        with self._exclusive(name):
-            candidate = self._store.version(name, version)
-            self._finish(name)
-            champion = self.aliases(name).get(CHAMPION)
-            objections = self._objections(candidate, champion, decision)
-            report = None if decision is None else decision.to_dict()
-            if objections:
-                said = f"{reason}: {'; '.join(objections)}"
-                if not self._is_refused(name, version, run_id):
-                    ledger.append(
-                        name, version, "refuse", from_version=champion, reason=said, decided_by=decided_by,
-                        run_id=run_id, report=report,
-                    )  # fmt: skip
-                raise PromotionRefusedError(
-                    f"{name} version {version} must pass the gate to become champion; however: "
-                    f"{'; '.join(objections)}. The champion stays {champion or 'none'}."
-                )
-            if champion == version:
-                return Promotion(name, version, self.aliases(name).get(PREVIOUS_CHAMPION), changed=False)
-            row = ledger.append(
-                name, version, "promote", from_version=champion, reason=reason, decided_by=decided_by, run_id=run_id,
-                report=report,
-            )  # fmt: skip
-            self._follow(row)
-        return Promotion(name, version, champion, changed=True)
+        return self._champions.promote(
+            name, version, decision=decision, reason=reason, decided_by=decided_by, run_id=run_id
+        )
 
     def rollback(self, name: str, *, reason: str, decided_by: str, run_id: str | None = None) -> Promotion:
         """Let champion and previous champion change places.
@@ -375,61 +318,11 @@ class ModelRegistry:
         InputError
             If the reason is blank.
         """
-        ledger = self._need_ledger()
-        _need_reason(reason)
-        with self._exclusive(name):
-            finished = self._finish(name)
-            if finished is not None and finished.action == "rollback":
-                return Promotion(name, finished.version, finished.from_version, changed=True)
-            aliases = self.aliases(name)
-            champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS_CHAMPION)
-            if previous is None:
-                raise RegistryError(
-                    f"A rollback needs a previous champion; however, {name} has the aliases "
-                    f"{shown(aliases) or 'none'}. Promote another version instead."
-                )
-            row = ledger.append(
-                name, previous, "rollback", from_version=champion, reason=reason, decided_by=decided_by, run_id=run_id
-            )
-            self._follow(row)
-        return Promotion(name, previous, champion, changed=True)
+        return self._champions.rollback(name, reason=reason, decided_by=decided_by, run_id=run_id)
 
     def finish(self, name: str) -> bool:
         """Complete a decision whose process was killed after the ledger's row; return whether there was one."""
-        self._need_ledger()
-        with self._exclusive(name):
-            return self._finish(name) is not None
-
-    # --- decisions and aliases; all below runs in one process at a time ---
-
-    @contextmanager
-    def _exclusive(self, name: str) -> Iterator[None]:
-        url = self.ledger.url if self.ledger is not None else self._store.tracking_uri
-        if not url.startswith("postgresql"):
-            yield
-            return
-        with exclusive(url, f"registry {name}"):
-            yield
-
-    def _finish(self, name: str) -> Decision | None:
-        ledger = self._need_ledger()
-        done = self._store.tags(name).get(DECISION_TAG)
-        pending = next((row for row in ledger.decisions(name) if row.action != "refuse"), None)
-        if done is None or pending is None or pending.id <= int(done):
-            return None
-        logger.warning("completing %s of %s to version %s", pending.action, name, pending.version)
-        self._follow(pending)
-        return pending
-
-    def _follow(self, row: Decision) -> None:
-        """Make the aliases what a row of the ledger says; doing it twice is doing it once."""
-        name = row.model_name
-        previous = None if row.from_version == row.version else row.from_version
-        if previous is not None or PREVIOUS_CHAMPION in self.aliases(name):
-            self._store.set_alias(name, PREVIOUS_CHAMPION, previous)
-        self._store.set_alias(name, CHAMPION, row.version)
-        self._store.set_tag(name, DECISION_TAG, str(row.id))
-        logger.info("%s: champion of %s is version %s, before %s", row.action, name, row.version, previous)
+        return self._champions.finish(name)
 
     def _make_challenger(self, name: str, version: str) -> None:
         current = self.aliases(name).get(CHALLENGER)
@@ -437,31 +330,6 @@ class ModelRegistry:
             return
         if current is None or self._store.version(name, version).age >= self._store.version(name, current).age:
             self._store.set_alias(name, CHALLENGER, version)
-
-    def _objections(
-        self, candidate: VersionRecord, champion: str | None, decision: GateDecision | None
-    ) -> tuple[str, ...]:
-        if decision is None:
-            return ()
-        if not decision.approved:
-            return tuple(decision.reasons) or ("no reason given",)
-        if champion is None or champion == candidate.version:
-            return ()
-        ruling = self._store.version(candidate.name, champion)
-        if ruling.as_of is not None and candidate.as_of is not None and candidate.as_of < ruling.as_of:
-            return (f"its data end as of {candidate.as_of}, before those of the champion, as of {ruling.as_of}",)
-        return ()
-
-    def _is_refused(self, name: str, version: str, run_id: str | None) -> bool:
-        last = next(iter(self._need_ledger().decisions(name, limit=1)), None)
-        if run_id is None or last is None:
-            return False
-        return (last.action, last.version, last.run_id) == ("refuse", version, run_id)
-
-    def _need_ledger(self) -> LedgerRepository:
-        if self.ledger is None:
-            raise RegistryError("Decisions need the ledger; however, this registry was opened without. Give its URL.")
-        return self.ledger
 
     def _vintages(self, name: str) -> dict[str, str]:
         """Return first day → version: of each vintage the version registered last."""
@@ -479,8 +347,3 @@ def _at(resolved: Mapping[str, str], name: str, date: dt.date) -> str:
             f"{'the first is as of ' + first if first else 'none is registered'}. Train that week first."
         )
     return resolved[max(earlier)]
-
-
-def _need_reason(reason: str) -> None:
-    if not reason.strip():
-        raise InputError("A decision needs a reason; however, it is blank. Say why, for those who read the ledger.")

@@ -8,20 +8,26 @@ tracking URI) is neither used nor changed.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from within_ml.database.urls import exclusive
-from within_ml.errors import InputError, ModelFormatError, RegistryError, shown
-from within_ml.model_folder import ModelMetadata, read_metadata, read_model_folder
+from within_ml.errors import ModelFormatError, RegistryError, shown
+from within_ml.registry.records import (
+    AS_OF_TAG,
+    HASH_TAG,
+    Candidate,
+    VersionRecord,
+    content_hash,
+    day_of,
+    moment_of,
+    text_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,69 +38,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HASH_TAG = "content_sha256"
-AS_OF_TAG = "as_of"
 DATA_FOLDER = "model"
 _LOADER_MODULE = "within_ml.registry.loading"
 _BATCH = 100
 _PARAMETER_LENGTH = 6000
 _NO_METRICS: Mapping[str, float] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRecord:
-    """A registered version.
-
-    ``as_of`` is the day as of which it was trained, None for a version that was registered by other means;
-    ``trained_at`` is None where the folder does not tell; ``metrics`` are those of its run.
-    """
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    as_of: dt.date | None
-    trained_at: dt.datetime | None
-    registered_at: dt.datetime
-    run_id: str | None
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-
-    @property
-    def age(self) -> tuple[dt.date, int]:
-        """Sorting key: older vintages first, and of one vintage the earlier registered."""
-        return self.as_of or dt.date.min, int(self.version)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What is to be registered: a checked model folder and what is known about it."""
-
-    folder: Path
-    metadata: ModelMetadata
-    content_sha256: str
-    tags: Mapping[str, str]
-
-    @classmethod
-    def read(cls, folder: Path, tags: Mapping[str, object]) -> Candidate:
-        """Check a folder and its tags.
-
-        Raises
-        ------
-        ModelFormatError
-            If the folder is incomplete or altered.
-        InputError
-            If the tag ``as_of`` is not an ISO day.
-        """
-        metadata = read_model_folder(folder, expected_type=read_metadata(folder).type)
-        texts = {key: _text(value) for key, value in tags.items()}
-        if _day(texts.get(AS_OF_TAG)) is None:
-            raise InputError(
-                f"A model needs the tag {AS_OF_TAG!r} as an ISO day; however, it is {texts.get(AS_OF_TAG)!r}. "
-                "Give the day as of which it was trained."
-            )
-        content = content_hash(folder)
-        own = {HASH_TAG: content, "model_type": metadata.type, "trained_at": metadata.trained_at or ""}
-        return cls(folder, metadata, content, {**texts, **own})
 
 
 class MlflowStore:
@@ -278,11 +226,11 @@ class MlflowStore:
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        trained_at = _moment(candidate.metadata.trained_at)
+        trained_at = moment_of(candidate.metadata.trained_at)
         stamp = int(trained_at.timestamp() * 1000) if trained_at else 0
         entities = [
             *(("metrics", Metric(key, float(value), stamp, 0)) for key, value in metrics.items()),
-            *(("params", Param(key, _text(value)[:_PARAMETER_LENGTH])) for key, value in parameters.items()),
+            *(("params", Param(key, text_of(value)[:_PARAMETER_LENGTH])) for key, value in parameters.items()),
             *(("tags", RunTag(key, value)) for key, value in candidate.tags.items()),
         ]
         for start in range(0, len(entities), _BATCH):
@@ -386,24 +334,14 @@ def translated(action: str) -> Iterator[None]:
         ) from error
 
 
-def content_hash(folder: Path) -> str:
-    """Return the sha256 over the names and contents of all files below a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{content}  {file.relative_to(folder).as_posix()}\n".encode())
-    return digest.hexdigest()
-
-
 def _record(version: ModelVersion, aliases: Mapping[str, str], metrics: Mapping[str, float]) -> VersionRecord:
     number = str(version.version)
     return VersionRecord(
         name=version.name,
         version=number,
         aliases=tuple(sorted(alias for alias, target in aliases.items() if target == number)),
-        as_of=_day(version.tags.get(AS_OF_TAG)),
-        trained_at=_moment(version.tags.get("trained_at")),
+        as_of=day_of(version.tags.get(AS_OF_TAG)),
+        trained_at=moment_of(version.tags.get("trained_at")),
         registered_at=dt.datetime.fromtimestamp(version.creation_timestamp / 1000, tz=dt.UTC),
         run_id=version.run_id,
         metrics=metrics,
@@ -425,26 +363,3 @@ def _quoted(name: str) -> str:
     if "'" in name:
         raise RegistryError(f"A model's name must hold no quote; however, it is {name!r}.")
     return name
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dt.date):
-        return value.isoformat()
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _day(text: str | None) -> dt.date | None:
-    try:
-        return dt.date.fromisoformat(text or "")
-    except ValueError:
-        return None
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    try:
-        moment = dt.datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)

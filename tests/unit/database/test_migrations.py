@@ -99,6 +99,14 @@ def test_the_database_dates_decisions_and_the_newest_comes_first(postgres_url):
     assert [row.version for row in ledger.decisions(limit=2)] == ["9", "2"]
 
 
+def test_a_report_about_a_model_that_predicts_nan_can_be_stored(postgres_url):
+    report = {"comparisons": ({"gain": float("nan")}, {"gain": 0.5}), "bound": float("-inf")}
+    row = LedgerRepository(postgres_url).append(
+        "demo", "1", "refuse", reason="not finite", decided_by="gate", report=report
+    )
+    assert row.report == {"comparisons": [{"gain": None}, {"gain": 0.5}], "bound": None}
+
+
 PINNER = """
 import sys
 from within_ml.database.repository import PinRepository
