@@ -85,8 +85,8 @@ class AdScorePredictor(BaseMLModel):
     array([0.03, 0.01])
     >>> model.score(X[:2])[["ad_score", "confidence_score"]].round(1)
        ad_score  confidence_score
-    0      75.1               0.3
-    1      24.9               0.3
+    0      75.0               0.3
+    1      25.0               0.3
     """
 
     model_type: ClassVar[str] = ModelType.AD_SCORE
@@ -105,10 +105,8 @@ class AdScorePredictor(BaseMLModel):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(str(model_name), feature_names or [], model_version, metadata)
-        if not isinstance(feature_config, AdScoreConfig):
-            feature_config = AdScoreConfig(**(feature_config or {}))
-        self.feature_config = feature_config
-        self.parts = AdScoreParts(model_type)
+        self.feature_config = AdScoreConfig.of(feature_config)
+        self.parts = AdScoreParts.of(model_type)
         self.calibration = calibration
         self.explainable = explainable
         self.uncertainty = uncertainty
@@ -196,7 +194,7 @@ class AdScorePredictor(BaseMLModel):
         NotFittedError
             If `fit_model` was not called before.
         """
-        from within_ml.calibration.spline import SplineCalibrator  # noqa: PLC0415 - scikit-learn, 1.3 s
+        from within_ml.calibration.spline import SplineCalibrator
 
         y, w = self._checked(X, y, sample_weight)
         raw = expit(self._margin(X))
@@ -277,7 +275,7 @@ class AdScorePredictor(BaseMLModel):
         self.text_score_: TextScore | None = None
         if self.parts is AdScoreParts.BOOSTED or not (X["headline"].notna() | X["body"].notna()).any():
             return np.zeros(len(X))
-        from within_ml.features.text_score import TextScore  # noqa: PLC0415 - scikit-learn, 1.3 s
+        from within_ml.features.text_score import TextScore
 
         self.text_score_ = TextScore(**(self.feature_config.text or {}))
         return self.text_score_.fit_predict_out_of_fold(
@@ -336,7 +334,7 @@ class AdScorePredictor(BaseMLModel):
         return self._trees(n_estimators=trial.n_trees_).fit(features, y, w, base_margin=base)
 
     def _trees(self, n_estimators: int | None = None) -> BoostedRate:
-        from within_ml.models.boosted import BoostedRate  # noqa: PLC0415 - scikit-learn, 1.3 s
+        from within_ml.models.boosted import BoostedRate
 
         config = self.feature_config
         return BoostedRate(
@@ -458,9 +456,9 @@ class AdScorePredictor(BaseMLModel):
             raise ModelFormatError(f"{folder} must hold a saved {self.model_type}; it does not ({error}).") from error
 
     def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
-        from within_ml.calibration.spline import SplineCalibrator  # noqa: PLC0415
-        from within_ml.features.text_score import TextScore  # noqa: PLC0415
-        from within_ml.models.boosted import BoostedRate  # noqa: PLC0415
+        from within_ml.calibration.spline import SplineCalibrator
+        from within_ml.features.text_score import TextScore
+        from within_ml.models.boosted import BoostedRate
 
         self.intercept_ = state["intercept"]
         self.coefficients_ = np.array(state["coefficients"], dtype=np.float64)

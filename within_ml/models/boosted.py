@@ -129,11 +129,13 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If y is outside [0, 1] or nothing has weight.
         """
-        import xgboost  # noqa: PLC0415 - 1.4 s that a code location must not pay
+        import xgboost
 
+        if y is None:
+            raise InputError("BoostedRate requires y to be passed, but the target y is None.")
         frame, y, weight = self._checked(X, y, sample_weight, reset=True)
         if not weight.sum() > 0:
-            raise InputError("BoostedRate needs rows with impressions; the sum of sample_weight is 0.")
+            raise InputError("BoostedRate needs rows with impressions; the sum of sample_weight is zero.")
         self.uses_base_margin_ = base_margin is not None
         self.base_logit_ = float(logit(np.clip(np.average(y, weights=weight), _RATE_FLOOR, 1 - _RATE_FLOOR)))
         margin = self._margin(len(y), base_margin)
@@ -183,6 +185,11 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         )
         return margin + np.asarray(raw, dtype=np.float64)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
     def feature_importance(self) -> dict[str, float]:
         """Share of the total loss reduction by column, in falling order; sums to 1 (or all 0 without a split)."""
         check_is_fitted(self)
@@ -216,7 +223,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         ModelFormatError
             If a file is missing or is not what `save` wrote.
         """
-        import xgboost  # noqa: PLC0415
+        import xgboost
 
         try:
             state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
@@ -269,7 +276,11 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         frame, y = validate_data(self, X, y, y_numeric=True, **options)
         if not ((y >= 0) & (y <= 1)).all():
             raise InputError(f"y must hold rates in [0, 1], however: min {np.min(y)}, max {np.max(y)}.")
-        weight = _check_sample_weight(sample_weight, frame, dtype=np.float64, ensure_non_negative=True)
+        weight = np.ones(len(frame))
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, frame, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
+            )
         return frame, np.asarray(y, dtype=np.float64), weight
 
     def _margin(self, rows: int, base_margin: ArrayLike | None) -> FloatArray:
@@ -281,7 +292,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return margin
 
     def _validation_matrix(self, validation: tuple[Any, ...]) -> xgboost.DMatrix:
-        import xgboost  # noqa: PLC0415
+        import xgboost
 
         X, y, sample_weight, base_margin = validation
         frame, y, weight = self._checked(X, y, sample_weight, reset=False)

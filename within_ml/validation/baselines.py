@@ -127,8 +127,8 @@ class TfidfRidge:
 
     def fit(self, X: pd.DataFrame, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Self:
         """Fit; without a word that ``min_df`` headlines share it is the global rate."""
-        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - 1.3 s
-        from sklearn.linear_model import Ridge  # noqa: PLC0415
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import Ridge
 
         rate, weight = _checked(X, y, sample_weight)
         self.rate_ = _rate(rate, weight)

@@ -120,7 +120,7 @@ class EvaluationReport:
 
     def to_html(self) -> str:
         """Return the report as one self-contained page."""
-        from within_ml.validation.report import render_html  # noqa: PLC0415 - jinja2
+        from within_ml.validation.report import render_html
 
         return render_html(self)
 

@@ -39,8 +39,8 @@ def reliability_figure_svg(curve: ReliabilityCurve) -> str:
 
 def reliability_figure_png(curve: ReliabilityCurve) -> bytes:
     """Return the reliability curve as a PNG of less than 100 kB, for a UI that shows no SVG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     # Figure instead of pyplot: no global state, no display, safe in a worker's thread.
     figure = Figure(figsize=(4.2, 4.2), dpi=96, layout="constrained")
@@ -60,7 +60,7 @@ def reliability_figure_png(curve: ReliabilityCurve) -> bytes:
 
 
 def _template() -> Any:
-    import jinja2  # noqa: PLC0415 - only where a picture is wanted
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("within_ml", "validation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
