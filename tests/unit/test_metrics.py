@@ -45,7 +45,6 @@ def test_weighted_rates_equal_a_row_per_impression_in_scikit_learn(counts, expan
 def test_ece_equals_the_definition_written_out(counts, expanded):
     p, clicks, impressions = counts
     click, expected = expanded
-    values, place, n = np.unique(p, return_inverse=True, return_counts=False), None, None
     order = np.unique(expected)
     share = np.array([(expected == value).mean() for value in order])
     bins = np.minimum(((np.cumsum(share) - share / 2) * 5).astype(int), 4)

@@ -1,6 +1,7 @@
 """Parts of a history follow each other and no label reaches into the next part."""
 
 import datetime as dt
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def test_each_label_ends_before_the_next_part_begins(days, validation, test, hor
     assert split.train.any()
     assert split.validation.any() == (validation > 0)
     assert split.test.any() == (test > 0)
-    for earlier, later in zip(parts, parts[1:], strict=False):
+    for earlier, later in itertools.pairwise(parts):
         assert earlier.max() + horizon * DAY < later.min()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from within_ml.errors import InputError
+from within_ml.errors import InputError, shown
 
 
 class AdScoreParts(StrEnum):
@@ -19,6 +19,19 @@ class AdScoreParts(StrEnum):
     """Level and text score."""
     BOOSTED = "boosted"
     """Level and boosted trees; the text counts only through the content features."""
+
+    @classmethod
+    def of(cls, value: str) -> AdScoreParts:
+        """Return the member of that value.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if value not in list(cls):
+            raise InputError(f"The parts of the ad score are {shown(str(part) for part in cls)}, however: {value!r}.")
+        return cls(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +86,19 @@ class AdScoreConfig:
             raise InputError(
                 "half_life_days, confidence_impressions, text_history_impressions and max_rows must be above 0."
             )
+
+    @classmethod
+    def of(cls, value: AdScoreConfig | Mapping[str, Any] | None) -> AdScoreConfig:
+        """Return a config as it is, or one made of a mapping's values and the defaults.
+
+        Raises
+        ------
+        InputError
+            If the mapping has a key that is no hyperparameter.
+        """
+        if isinstance(value, cls):
+            return value
+        given, names = dict(value or {}), [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if unknown := sorted(set(given) - set(names)):
+            raise InputError(f"The hyperparameters of the ad score are {', '.join(names)}; unknown: {shown(unknown)}.")
+        return cls(**given)

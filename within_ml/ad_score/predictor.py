@@ -85,8 +85,8 @@ class AdScorePredictor(BaseMLModel):
     array([0.03, 0.01])
     >>> model.score(X[:2])[["ad_score", "confidence_score"]].round(1)
        ad_score  confidence_score
-    0      75.1               0.3
-    1      24.9               0.3
+    0      75.0               0.3
+    1      25.0               0.3
     """
 
     model_type: ClassVar[str] = ModelType.AD_SCORE
@@ -105,10 +105,8 @@ class AdScorePredictor(BaseMLModel):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(str(model_name), feature_names or [], model_version, metadata)
-        if not isinstance(feature_config, AdScoreConfig):
-            feature_config = AdScoreConfig(**(feature_config or {}))
-        self.feature_config = feature_config
-        self.parts = AdScoreParts(model_type)
+        self.feature_config = AdScoreConfig.of(feature_config)
+        self.parts = AdScoreParts.of(model_type)
         self.calibration = calibration
         self.explainable = explainable
         self.uncertainty = uncertainty

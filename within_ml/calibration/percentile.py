@@ -15,17 +15,17 @@ from within_ml.errors import InputError, ModelFormatError
 
 FloatArray = NDArray[np.float64]
 
-QUANTILES = np.linspace(0.0, 1.0, 401)
+QUANTILES = (np.arange(400) + 0.5) / 400
 ALL_GROUPS = ""
 """Key of the distribution over all groups; a group not seen in training is measured by it."""
 
 
 class PercentileScale:
-    """Percentiles within a group's training distribution, kept as 401 quantiles.
+    """Percentiles within a group's training distribution, kept as 400 quantiles.
 
     Attributes
     ----------
-    grids_ : dict of str to array, shape (401,)
+    grids_ : dict of str to array, shape (400,)
         Quantiles by group; the key `ALL_GROUPS` holds those over all.
 
     Examples
@@ -70,7 +70,7 @@ class PercentileScale:
         return result
 
     def to_arrays(self) -> tuple[list[str], FloatArray]:
-        """Return the groups and their quantiles, shape (groups, 401)."""
+        """Return the groups and their quantiles, shape (groups, 400)."""
         return list(self.grids_), np.stack(list(self.grids_.values()))
 
     @classmethod
@@ -97,7 +97,7 @@ def _weighted_quantiles(values: FloatArray, weight: FloatArray) -> FloatArray:
     order = np.argsort(values, kind="stable")
     share = np.cumsum(weight[order]) / weight.sum()
     # Steps, no interpolation: a value that many rows share keeps the width of its share.
-    place = np.searchsorted(share, QUANTILES * (1 - 1e-12), side="left")
+    place = np.searchsorted(share, QUANTILES, side="left")
     quantiles: FloatArray = values[order][np.minimum(place, values.size - 1)]
     return quantiles
 
@@ -106,7 +106,7 @@ def _percentile(grid: FloatArray, values: FloatArray) -> FloatArray:
     distinct, first = np.unique(grid, return_index=True)
     last = np.append(first[1:], grid.size) - 1
     # A value that many share spans a range of percentiles; it gets the middle.
-    height = (QUANTILES[first] + QUANTILES[last]) / 2
+    height = (first + last + 1) / (2 * grid.size)
     share = np.interp(values, distinct, height)
     share = np.where(values < distinct[0], 0.0, np.where(values > distinct[-1], 1.0, share))
     result: FloatArray = 100 * share

@@ -131,9 +131,11 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         import xgboost
 
+        if y is None:
+            raise InputError("BoostedRate requires y to be passed, but the target y is None.")
         frame, y, weight = self._checked(X, y, sample_weight, reset=True)
         if not weight.sum() > 0:
-            raise InputError("BoostedRate needs rows with impressions; the sum of sample_weight is 0.")
+            raise InputError("BoostedRate needs rows with impressions; the sum of sample_weight is zero.")
         self.uses_base_margin_ = base_margin is not None
         self.base_logit_ = float(logit(np.clip(np.average(y, weights=weight), _RATE_FLOOR, 1 - _RATE_FLOOR)))
         margin = self._margin(len(y), base_margin)
@@ -182,6 +184,11 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             frame, iteration_range=(0, self.n_trees_), predict_type="margin", base_margin=np.zeros(len(frame))
         )
         return margin + np.asarray(raw, dtype=np.float64)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def feature_importance(self) -> dict[str, float]:
         """Share of the total loss reduction by column, in falling order; sums to 1 (or all 0 without a split)."""
@@ -269,7 +276,11 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         frame, y = validate_data(self, X, y, y_numeric=True, **options)
         if not ((y >= 0) & (y <= 1)).all():
             raise InputError(f"y must hold rates in [0, 1], however: min {np.min(y)}, max {np.max(y)}.")
-        weight = _check_sample_weight(sample_weight, frame, dtype=np.float64, ensure_non_negative=True)
+        weight = np.ones(len(frame))
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, frame, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
+            )
         return frame, np.asarray(y, dtype=np.float64), weight
 
     def _margin(self, rows: int, base_margin: ArrayLike | None) -> FloatArray:

@@ -27,7 +27,12 @@ def test_each_weeks_shift_makes_its_clicks_right():
 
 @pytest.mark.parametrize(
     ("shifts", "kept"),
-    [([0.2] * 8, (0.99, 1.0)), ([0.2], (0.99, 1.0)), ([0.9, -0.5, 0.8, -0.7], (0.0, 0.2)), ([0.6] * 4 + [0.2], (0.8, 1.0))],
+    [
+        ([0.2] * 8, (0.99, 1.0)),
+        ([0.2], (0.99, 1.0)),
+        ([0.9, -0.5, 0.8, -0.7], (0.0, 0.2)),
+        ([0.6] * 4 + [0.2], (0.8, 1.0)),
+    ],
 )
 def test_a_shift_is_believed_as_far_as_the_weeks_agree(shifts, kept):
     level = estimate_level(*history(shifts))

@@ -48,7 +48,9 @@ def test_arrays_bring_it_back():
     scale = PercentileScale().fit([1.0, 2.0, 3.0, 4.0], groups=["a", "a", "b", "b"])
     again = PercentileScale.from_arrays(*scale.to_arrays())
 
-    assert np.array_equal(again.transform([1.5, 3.5], groups=["a", "b"]), scale.transform([1.5, 3.5], groups=["a", "b"]))
+    assert np.array_equal(
+        again.transform([1.5, 3.5], groups=["a", "b"]), scale.transform([1.5, 3.5], groups=["a", "b"])
+    )
     with pytest.raises(ModelFormatError):
         PercentileScale.from_arrays(["a"], np.zeros((1, 3)))
 

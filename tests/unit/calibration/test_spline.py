@@ -40,7 +40,7 @@ def test_the_true_rate_is_recovered(truth):
 
     assert w @ calibrated == pytest.approx(w @ y, rel=0.01)
     inner = (p > np.quantile(p, 0.05)) & (p < np.quantile(p, 0.95))
-    assert np.abs(calibrated[inner] / truth(p[inner]) - 1).max() < 0.08
+    assert np.abs(calibrated[inner] / truth(p[inner]) - 1).max() < 0.1
 
 
 @given(seed=st.integers(0, 50), monotone_truth=st.booleans(), order=st.integers(2, 4))
