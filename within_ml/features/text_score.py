@@ -50,12 +50,13 @@ _LOG = logging.getLogger(__name__)
 class _Kind:
     unit: Literal["word", "char"]
     orders: tuple[int, ...]
+    min_texts: int
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "word": _Kind("word", (1, 2, 3)),
-    "char": _Kind("char", (2, 3, 4)),
-    "body": _Kind("word", (1, 2)),
+    "word": _Kind("word", (1, 2, 3), 2),
+    "char": _Kind("char", (2, 3, 4), 3),
+    "body": _Kind("word", (1, 2), 2),
 }
 
 
@@ -352,10 +353,12 @@ def _learned(texts: Texts, lines: Encoded, bodies: Encoded) -> _Columns:
     if not len(counts):
         counts = np.zeros((1, counts.shape[1]))
     mean, spread = counts.mean(axis=0), counts.std(axis=0)
-    # An n-gram of one text still helps to know it again; of very many texts the rare ones are weight without use.
-    min_texts = 1 + len(texts.line) // _TEXTS_PER_THRESHOLD
+    # Of very many texts the rare n-grams are weight without use: the number of columns stays bounded.
+    more = len(texts.line) // _TEXTS_PER_THRESHOLD
     weights = {
-        name: Weights.learn(bodies if name == "body" else lines, kind.unit, orders=kind.orders, min_texts=min_texts)
+        name: Weights.learn(
+            bodies if name == "body" else lines, kind.unit, orders=kind.orders, min_texts=kind.min_texts + more
+        )
         for name, kind in _KINDS.items()
     }
     return _Columns(**weights, mean=mean, scale=np.where(spread > 0, spread, 1.0))
