@@ -93,6 +93,8 @@ def simulate(
     ] = True,
 ) -> None:
     """Simulate an agency whose truth is known, into the landing zone; the truth goes beside the lake."""
+    from within_ml.lake import simulation
+
     settings = load_settings()
     config = simulation.SimulationConfig(accounts=accounts, days=days, seed=seed, start_date=start)
     truth = _beside_lake(settings)

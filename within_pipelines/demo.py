@@ -92,7 +92,8 @@ class Demo:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.out, transient=True, disable=not self.out.is_terminal) as progress:
+        hidden = not self.out.is_terminal
+        with Progress(*columns, console=self.out, transient=True, disable=hidden) as progress:
             task = progress.add_task("", total=None)
 
             def show(what: str, done: int, total: int) -> None:
@@ -119,7 +120,7 @@ class Demo:
         folder = self.models.vintage(ModelType.AD_SCORE, as_of.isoformat()) / REPORT
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         test = next(part for part in report["parts"] if part["part"] == "test")
-        title = f"{test['n_rows']:,} headlines of {test['n_campaigns']} tests after {test['first_date']}, not seen in training"
+        title = f"{test['n_rows']:,} headlines of {test['n_campaigns']} tests after {test['first_date']}, never seen"
         table = Table("", "log-loss", "predicted / actual clicks", "pairs in order", "significant pairs", title=title)
         rows = [("ad_score", test["judgement"]), *((b["baseline"], b["judgement"]) for b in report["baselines"])]
         for name, judged in rows:

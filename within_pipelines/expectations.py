@@ -122,7 +122,7 @@ def _batch(rows: pa.Table) -> Batch:
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    context.variables.progress_bars = {"globally": False}
     name = hashlib.sha256("".join(rows.column_names).encode()).hexdigest()[:8]
     asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
     return asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows.to_pandas()})

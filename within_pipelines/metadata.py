@@ -76,7 +76,7 @@ def committed(
     return dg.MaterializeResult(metadata=shared)
 
 
-def counts_table(counts: Mapping[str, int], *, name: str, value: str) -> dg.MarkdownMetadataValue:
+def counts_table(counts: Mapping[str, float], *, name: str, value: str) -> dg.MarkdownMetadataValue:
     """A small table of counts for the UI."""
     lines = [f"| {name} | {value} |", "|---|---|", *(f"| {key} | {n} |" for key, n in sorted(counts.items()))]
     return dg.MetadataValue.md("\n".join(lines))

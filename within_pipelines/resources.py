@@ -20,6 +20,7 @@ from within_pipelines.postgres import databases
 from within_pipelines.settings import Settings
 
 if TYPE_CHECKING:
+    from within_ml.database import DatabaseUrls
     from within_ml.database.repository import LedgerRepository, PinRepository, ScoreRepository
     from within_ml.registry import ModelRegistry
 
@@ -83,7 +84,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """MLflow's tracking URI."""
         return self._urls().mlflow
 
-    def _urls(self) -> Any:
+    def _urls(self) -> "DatabaseUrls":
         return databases(self.postgres_url, Path(self.state_dir))
 
 
@@ -115,8 +116,8 @@ class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 class TrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """How much history a model is trained on."""
 
-    days: int = Field(730, description="Days of history")
-    max_rows: int = Field(500_000, description="Rows above which the history is sampled")
+    days: int = Field(description="Days of history")
+    max_rows: int = Field(description="Rows above which the history is sampled")
 
 
 class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -155,6 +156,6 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "models": RegistryResource(
             postgres=postgres, artifact_root=str(settings.artifacts), vintages_root=str(state / "vintages")
         ),
-        "training": TrainingResource(days=settings.training_days),
+        "training": TrainingResource(days=settings.training_days, max_rows=settings.training_rows),
         "alerts": AlertResource(webhook=settings.alert_webhook),
     }

@@ -50,7 +50,7 @@ def landed_days_sensor(
     if not ranges:
         yield dg.SkipReason("The newly registered files cover no day of the history.")
     for begin, end in ranges:
-        yield dg.RunRequest(run_key=f"{asset_event.storage_id}-{begin}", tags={RANGE_START: begin, RANGE_END: end})
+        yield dg.RunRequest(run_key=f"{asset_event.run_id}-{begin}", tags={RANGE_START: begin, RANGE_END: end})
 
 
 def partition_ranges(first: str, last: str) -> Iterator[tuple[str, str]]:

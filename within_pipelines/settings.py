@@ -24,6 +24,8 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
     "GX_ANALYTICS_ENABLED": "false",
     "DAGSTER_DISABLE_TELEMETRY": "yes",
     "GIT_PYTHON_REFRESH": "quiet",
+    # A server that was restarted leaves dead connections in a pool.
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
     "OMP_NUM_THREADS": str(os.cpu_count() or 1),
 }
 """Variables of libraries that phone home, draw over our progress, or start a thread per core and process."""
@@ -55,6 +57,7 @@ class Settings(BaseSettings):
         1, ge=1, le=1024, description="Parts the features are computed in; more need less memory"
     )
     training_days: int = Field(730, ge=14, description="Days of history a model is trained on")
+    training_rows: int = Field(500_000, ge=1000, description="Rows above which a model's history is sampled")
     alert_webhook: str | None = Field(None, description="URL that gets a JSON POST for each failed run")
 
     @field_validator("postgres_url", "alert_webhook", "end_date", "landing_root", mode="before")

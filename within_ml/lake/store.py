@@ -57,7 +57,7 @@ class Narrowing:
     def __bool__(self) -> bool:
         return bool(self.accounts or self.campaigns)
 
-    def filters(self) -> dict[str, Filter]:
+    def filters(self) -> dict[str, list[str]]:
         """The same as filters of `DataLakeModel.get_data`."""
         chosen = {"account_id": self.accounts, "campaign_id": self.campaigns}
         return {column: list(values) for column, values in chosen.items() if values}

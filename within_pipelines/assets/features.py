@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from within_ml.features.account import required_account_dates
 from within_ml.features.catalog import FEATURE_VERSION, account_features_contract, ad_features_contract
 from within_ml.features.runner import CONTENT_SCHEMA, compute_account_features, compute_ad_features, missing_content
 from within_ml.features.temporal import required_dates
@@ -21,6 +22,8 @@ from within_pipelines.resources import LakeResource
 GROUP = "features"
 OWNERS = ["team:ml"]
 CONTENT = "ad_content"
+# Pacing looks back to the first of the month, up to 30 days; everything else 27.
+MONTH = dg.TimeWindowPartitionMapping(start_offset=-30, allow_nonexistent_upstream_partitions=True)
 WINDOW = dg.TimeWindowPartitionMapping(start_offset=-27, allow_nonexistent_upstream_partitions=True)
 
 
@@ -88,7 +91,7 @@ def ad_features(
     """Compute the days in one pass over the performance that they need."""
     store, wanted = lake.store, days(context.partition_keys)
     with measured() as measurement:
-        _require_window(store, wanted)
+        _require(store, required_dates(wanted[0], wanted[-1]))
         content = store.read(CONTENT) if store.exists(CONTENT) else None
         computed = compute_ad_features(
             reader(store),
@@ -112,7 +115,7 @@ def ad_features(
     backfill_policy=BACKFILL_POLICY,
     code_version=FEATURE_VERSION,
     pool="features",
-    deps=[dg.AssetDep(ad_performance, partition_mapping=WINDOW), *dimensions],
+    deps=[dg.AssetDep(ad_performance, partition_mapping=MONTH), *dimensions],
     description="What is known at the end of a day of each account: volumes, rates, pacing, trend.",
     metadata={"dagster/column_schema": column_schema(account_features_contract())},
 )
@@ -122,7 +125,7 @@ def account_features(
     """Compute the days in one pass over the performance that they need."""
     store, wanted = lake.store, days(context.partition_keys)
     with measured() as measurement:
-        _require_window(store, wanted)
+        _require(store, required_account_dates(wanted[0], wanted[-1]))
         computed = compute_account_features(reader(store), first=wanted[0], last=wanted[-1], accounts=config.accounts)
         narrowing = Narrowing(accounts=tuple(config.accounts))
         commit = store.replace_stream(
@@ -131,8 +134,8 @@ def account_features(
     return committed(context, commit, measurement, feature_version=FEATURE_VERSION)
 
 
-def _require_window(store: LakeStore, wanted: list[date]) -> None:
-    needed = required_dates(wanted[0], wanted[-1])
+def _require(store: LakeStore, needed: list[date]) -> None:
+    """Check that the days a window reads are there, as far as the sources' calendars expect them."""
     store.require_dates("ad_performance", expected_days(store, needed[0], needed[-1]))
 
 
