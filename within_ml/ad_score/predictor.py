@@ -163,10 +163,10 @@ class AdScorePredictor(BaseMLModel):
         """
         started = time.perf_counter()
         y, w = self._checked(X, y, sample_weight)
-        kept = terms.sampled(X, self.feature_config.max_rows) & (w > 0)
-        if not kept.any():
+        rows = terms.training_order(X, w, self.feature_config.max_rows)
+        if not rows.size:
             raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
-        X, y, w = X[kept].reset_index(drop=True), y[kept], w[kept]
+        X, y, w = X.iloc[rows].reset_index(drop=True), y[rows], w[rows]
         w = w * terms.decay(X["date"], self.feature_config.half_life_days)
         self.feature_names = self.feature_names or terms.numeric_columns(X)
         self.calibrator_: SplineCalibrator | None = None
@@ -308,6 +308,8 @@ class AdScorePredictor(BaseMLModel):
         features = self._features(X)
         w = w / self.dispersion_
         base = terms.with_week_shifts(margin, y, w, X["date"])
+        p = expit(base)
+        self.clicks_per_ad_ = float(w @ (p * (1 - p))) / max(terms.n_ads(X), 1)
         if validation is not None:
             later, later_y, later_w = validation[0], *self._checked(*validation)
             later_base = terms.with_week_shifts(self._linear_margin(later), later_y, later_w, later["date"])
@@ -341,7 +343,7 @@ class AdScorePredictor(BaseMLModel):
             n_estimators=n_estimators or config.n_estimators,
             learning_rate=config.learning_rate,
             max_depth=config.max_depth,
-            min_child_weight=config.min_child_weight,
+            min_child_weight=max(config.min_child_weight, config.min_leaf_ads * self.clicks_per_ad_),
             reg_lambda=config.reg_lambda,
             n_threads=config.n_threads,
             random_state=config.random_state,
