@@ -76,8 +76,9 @@ class AdScorePredictor(BaseMLModel):
     >>> rng = np.random.default_rng(0)
     >>> X = pd.DataFrame({
     ...     "date": pd.date_range("2024-01-01", periods=600).repeat(2), "platform": "meta", "account_id": "a",
-    ...     "campaign_id": "c", "ad_id": ["new", "old"] * 600, "headline": ["Great news", "Old news"] * 600,
-    ...     "body": None, "prior_ctr": 0.02, "prior_impressions": 500.0, "sentiment": [0.6, 0.0] * 600})
+    ...     "campaign_id": np.arange(1200) // 2, "ad_id": np.arange(1200), "body": None, "prior_ctr": 0.02,
+    ...     "headline": [f"{word} news of day {day}" for day in range(600) for word in ("Great", "Old")],
+    ...     "prior_impressions": 500.0})
     >>> impressions = np.full(1200, 2000)
     >>> clicks = rng.binomial(impressions, np.tile([0.03, 0.01], 600))
     >>> model = AdScorePredictor().fit(X, clicks / impressions, sample_weight=impressions)
