@@ -60,6 +60,8 @@ class AdScoreConfig:
         Of the boosted trees; the last two in clicks after division by the dispersion between ads.
     text : mapping
         Arguments of the text score other than its defaults.
+    min_leaf_ads : float
+        A leaf also needs this many average ads' worth of clicks: heavy ads, or ads with many days, are still few ads.
     n_threads, random_state : int
         Threads and seed of the trees.
     """
@@ -77,6 +79,7 @@ class AdScoreConfig:
     max_depth: int = 4
     min_child_weight: float = 20.0
     reg_lambda: float = 20.0
+    min_leaf_ads: float = 10.0
     text: Mapping[str, Any] | None = None
     n_threads: int = 2
     random_state: int = 0

@@ -76,17 +76,16 @@ class AdScorePredictor(BaseMLModel):
     >>> rng = np.random.default_rng(0)
     >>> X = pd.DataFrame({
     ...     "date": pd.date_range("2024-01-01", periods=600).repeat(2), "platform": "meta", "account_id": "a",
-    ...     "campaign_id": "c", "ad_id": ["new", "old"] * 600, "headline": ["Great news", "Old news"] * 600,
-    ...     "body": None, "prior_ctr": 0.02, "prior_impressions": 500.0, "sentiment": [0.6, 0.0] * 600})
+    ...     "campaign_id": np.arange(1200) // 2, "ad_id": np.arange(1200), "body": None, "prior_ctr": 0.02,
+    ...     "headline": [f"{word} news of day {day}" for day in range(600) for word in ("Great", "Old")],
+    ...     "prior_impressions": 500.0})
     >>> impressions = np.full(1200, 2000)
     >>> clicks = rng.binomial(impressions, np.tile([0.03, 0.01], 600))
     >>> model = AdScorePredictor().fit(X, clicks / impressions, sample_weight=impressions)
     >>> model.predict(X[:2]).round(2)
     array([0.03, 0.01])
-    >>> model.score(X[:2])[["ad_score", "confidence_score"]].round(1)
-       ad_score  confidence_score
-    0      75.0               0.3
-    1      25.0               0.3
+    >>> (model.score(X[:2])["ad_score"] > 50).tolist()
+    [True, False]
     """
 
     model_type: ClassVar[str] = ModelType.AD_SCORE
@@ -163,10 +162,10 @@ class AdScorePredictor(BaseMLModel):
         """
         started = time.perf_counter()
         y, w = self._checked(X, y, sample_weight)
-        kept = terms.sampled(X, self.feature_config.max_rows) & (w > 0)
-        if not kept.any():
+        rows = terms.training_order(X, w, self.feature_config.max_rows)
+        if not rows.size:
             raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
-        X, y, w = X[kept].reset_index(drop=True), y[kept], w[kept]
+        X, y, w = X.iloc[rows].reset_index(drop=True), y[rows], w[rows]
         w = w * terms.decay(X["date"], self.feature_config.half_life_days)
         self.feature_names = self.feature_names or terms.numeric_columns(X)
         self.calibrator_: SplineCalibrator | None = None
@@ -308,6 +307,8 @@ class AdScorePredictor(BaseMLModel):
         features = self._features(X)
         w = w / self.dispersion_
         base = terms.with_week_shifts(margin, y, w, X["date"])
+        p = expit(base)
+        self.clicks_per_ad_ = float(w @ (p * (1 - p))) / max(terms.n_ads(X), 1)
         if validation is not None:
             later, later_y, later_w = validation[0], *self._checked(*validation)
             later_base = terms.with_week_shifts(self._linear_margin(later), later_y, later_w, later["date"])
@@ -341,7 +342,7 @@ class AdScorePredictor(BaseMLModel):
             n_estimators=n_estimators or config.n_estimators,
             learning_rate=config.learning_rate,
             max_depth=config.max_depth,
-            min_child_weight=config.min_child_weight,
+            min_child_weight=max(config.min_child_weight, config.min_leaf_ads * self.clicks_per_ad_),
             reg_lambda=config.reg_lambda,
             n_threads=config.n_threads,
             random_state=config.random_state,

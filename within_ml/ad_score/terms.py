@@ -62,6 +62,11 @@ def campaigns(X: pd.DataFrame) -> NDArray[np.int64]:
     return codes
 
 
+def n_ads(X: pd.DataFrame) -> int:
+    """Return how many different ads the rows are of."""
+    return int(X.groupby(["platform", "account_id", "ad_id"], sort=False, dropna=False).ngroups)
+
+
 def weeks(dates: ArrayLike) -> NDArray[np.int64]:
     """Return the number of each date's period of one label horizon, counted back from the last date."""
     days = to_days(dates)
@@ -84,14 +89,21 @@ def decay(dates: ArrayLike, half_life_days: float) -> FloatArray:
     return weight
 
 
-def sampled(X: pd.DataFrame, max_rows: int) -> NDArray[np.bool_]:
-    """Keep the rows with the smallest hashes of date and ad: the same ones in every run and in any order of rows."""
-    if len(X) <= max_rows:
-        return np.ones(len(X), dtype=bool)
-    key = X[["platform", "account_id", "ad_id"]].astype(str).assign(date=to_days(X["date"]).astype(str))
-    hashes = pd.util.hash_pandas_object(key, index=False).to_numpy()
-    kept: NDArray[np.bool_] = hashes <= np.partition(hashes, max_rows - 1)[max_rows - 1]
-    return kept
+def training_order(X: pd.DataFrame, w: FloatArray, max_rows: int) -> NDArray[np.int64]:
+    """Return the positions of the rows to fit on, by day and ad, so that the order of the frame does not matter.
+
+    Rows without impressions are left out. Of more than ``max_rows`` those with the smallest hashes of day and ad are
+    taken: the same ones in every run.
+    """
+    rows = np.flatnonzero(w > 0)
+    key = X[["platform", "account_id", "ad_id"]].iloc[rows].astype(str)
+    key.insert(0, "date", to_days(X["date"])[rows])
+    if rows.size > max_rows:
+        hashes = pd.util.hash_pandas_object(key, index=False).to_numpy()
+        kept = np.argsort(hashes, kind="stable")[:max_rows]
+        rows, key = rows[kept], key.iloc[kept]
+    codes = [pd.factorize(key[name], sort=True)[0] for name in reversed(key.columns)]
+    return rows[np.lexsort(codes)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class ClusterBootstrap:
         if self.n_groups > MAX_CLUSTERS:
             codes = rng.permutation(np.arange(self.n_groups) % MAX_CLUSTERS)[codes]
         self._codes = codes
-        self._clusters = min(self.n_groups, MAX_CLUSTERS)
-        counts = rng.multinomial(self._clusters, np.full(self._clusters, 1 / max(self._clusters, 1)), size=n_bootstrap)
+        self._clusters = max(1, min(self.n_groups, MAX_CLUSTERS))
+        counts = rng.multinomial(self._clusters, np.full(self._clusters, 1 / self._clusters), size=n_bootstrap)
         self._counts: FloatArray = counts.astype(np.float64)
 
     def draws(self, numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:

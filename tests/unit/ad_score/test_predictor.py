@@ -18,7 +18,7 @@ _rows = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_rows)
 agency, labels = _rows.agency, _rows.labels
 
-QUICK = {"n_estimators": 60}
+QUICK = {"n_estimators": 30, "learning_rate": 0.1, "n_threads": 1}
 
 
 def fitted_on(frame, config=None, **options):
@@ -54,7 +54,7 @@ def test_the_better_text_of_a_campaign_scores_higher(model, later):
 
     assert scored["engagement_score"][strong].min() > scored["engagement_score"][~strong].max()
     assert model.predict(new)[strong].mean() / model.predict(new)[~strong].mean() == pytest.approx(
-        np.exp(0.6), rel=0.15
+        np.exp(0.6), rel=0.25
     )
     assert scored["topics"][strong].str.contains("amazing", case=False).mean() > 0.9
 
@@ -146,7 +146,7 @@ def test_later_rows_may_say_how_many_trees(training_rows):
     held = training_rows[~early], y[~early], w[~early]
     model = AdScorePredictor(QUICK).fit_model(training_rows[early], y[early], sample_weight=w[early], validation=held)
 
-    assert 0 <= model.n_trees_ <= 60
+    assert 0 <= model.n_trees_ <= 30
     assert np.isfinite(model.predict(training_rows)).all()
 
 
@@ -169,25 +169,27 @@ def test_parts_of_the_score_can_be_left_out(training_rows):
     assert "confidence_score" not in scored
 
 
+def small(**changes):
+    return agency(**{"n_weeks": 14, "accounts": 2, **changes})
+
+
 AWKWARD = {
-    "one account": lambda: agency(accounts=1),
-    "one ad per campaign": lambda: agency(campaigns=8, ads=1),
+    "one account": lambda: small(accounts=1),
+    "one ad per campaign": lambda: small(campaigns=8, ads=1),
     "one week": lambda: agency(n_weeks=1, accounts=8, campaigns=4),
     "three weeks": lambda: agency(n_weeks=3, accounts=8, campaigns=4),
     "300 rows": lambda: agency(n_weeks=25, accounts=1),
-    "only new ads": lambda: agency(history=False),
-    "no text": lambda: agency().assign(headline=None, body=None),
-    "one text": lambda: agency().assign(headline="Same for all"),
-    "text in another script": lambda: agency().assign(headline="靴のセール 🎉"),
-    "no click at all": lambda: agency().assign(label_clicks=0),
-    "every impression clicked": lambda: agency().assign(label_clicks=lambda f: f["label_impressions"]),
-    "features of text alone": lambda: agency().drop(
-        columns=["ad_impressions_28d", "ad_spend_28d", "prior_impressions"]
-    ),
-    "null features": lambda: agency().assign(sentiment=None, readability=None, ad_impressions_28d=np.nan),
-    "prior of nought": lambda: agency().assign(prior_ctr=0.0),
-    "arrow strings": lambda: agency().astype({"headline": "string[pyarrow]", "platform": "category"}),
-    "dates of day": lambda: agency().assign(date=lambda f: f["date"].dt.date),
+    "only new ads": lambda: small(history=False),
+    "no text": lambda: small().assign(headline=None, body=None),
+    "one text": lambda: small().assign(headline="Same for all"),
+    "text in another script": lambda: small().assign(headline="靴のセール 🎉"),
+    "no click at all": lambda: small().assign(label_clicks=0),
+    "every impression clicked": lambda: small().assign(label_clicks=lambda f: f["label_impressions"]),
+    "features of text alone": lambda: small().drop(columns=["ad_impressions_28d", "ad_spend_28d", "prior_impressions"]),
+    "null features": lambda: small().assign(sentiment=None, readability=None, ad_impressions_28d=np.nan),
+    "prior of nought": lambda: small().assign(prior_ctr=0.0),
+    "arrow strings": lambda: small().astype({"headline": "string[pyarrow]", "platform": "category"}),
+    "dates of day": lambda: small().assign(date=lambda f: f["date"].dt.date),
 }
 
 
