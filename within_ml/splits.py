@@ -79,8 +79,8 @@ class OutOfTimeSplit:
     (58, 14, 14)
     """
 
-    validation_days: int = 28
-    test_days: int = 28
+    validation_days: int = 14
+    test_days: int = 14
     horizon_days: int = HORIZON_DAYS
     min_train_share: float = 0.5
 

@@ -67,8 +67,8 @@ class AdScoreConfig:
     """
 
     half_life_days: float = 180.0
-    calibration_days: int = 28
-    early_stopping_days: int = 28
+    calibration_days: int = 14
+    early_stopping_days: int = 14
     max_rows: int = 500_000
     folds: int = 5
     text_history_impressions: float = 5_000.0

@@ -131,9 +131,9 @@ def test_another_product_is_not_loaded(model, tmp_path):
 
 def test_fit_is_fit_model_on_the_early_and_fit_calibration_on_the_last_rows(training_rows, model, later):
     y, w = labels(training_rows)
-    # 30 Sundays to 2024-07-28: the last 28 days are 07-07 to 07-28, and the label of 06-30 reaches into them.
-    early = (training_rows["date"] < "2024-06-30").to_numpy()
-    late = (training_rows["date"] > "2024-06-30").to_numpy()
+    # 30 Sundays to 2024-07-28: the last 14 days hold 07-21 and 07-28, and the label of 07-14 reaches into them.
+    early = (training_rows["date"] < "2024-07-14").to_numpy()
+    late = (training_rows["date"] > "2024-07-14").to_numpy()
     by_hand = AdScorePredictor(QUICK).fit_model(training_rows[early], y[early], sample_weight=w[early])
     by_hand.fit_calibration(training_rows[late], y[late], sample_weight=w[late])
 
@@ -237,7 +237,7 @@ def test_recent_weeks_count_more():
     assert ratios[1] < 1.1
 
 
-@pytest.mark.parametrize("column", ["date", "platform", "campaign_id", "headline", "prior_ctr", "sentiment"])
+@pytest.mark.parametrize("column", ["date", "platform", "campaign_id", "headline", "prior_ctr", "prior_impressions"])
 def test_a_missing_column_is_named(model, later, column):
     with pytest.raises(InputError, match=f"lacks '{column}'"):
         model.predict(later.drop(columns=column))
