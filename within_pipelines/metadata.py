@@ -1,5 +1,6 @@
 """What every materialization tells: rows, columns, versions, seconds, memory, and a picture where there is one."""
 
+import base64
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -80,3 +81,12 @@ def counts_table(counts: Mapping[str, float], *, name: str, value: str) -> dg.Ma
     """A small table of counts for the UI."""
     lines = [f"| {name} | {value} |", "|---|---|", *(f"| {key} | {n} |" for key, n in sorted(counts.items()))]
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def picture(kind: str, content: bytes) -> dg.MarkdownMetadataValue:
+    """A picture for the UI, which shows it in its table up to 1,000 characters and on a click above that.
+
+    >>> picture("svg+xml", b"<svg/>").md_str
+    '![picture](data:image/svg+xml;base64,PHN2Zy8+)'
+    """
+    return dg.MetadataValue.md(f"![picture](data:image/{kind};base64,{base64.b64encode(content).decode()})")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from within_ml.database.server import EmbeddedPostgres
 from within_ml.database.urls import DatabaseUrls
-
 from within_pipelines.settings import Settings
 
 DATA_FOLDER = "postgres"
+STORAGE_VARIABLES = ("WITHIN_DAGSTER_POSTGRES_URL", "WITHIN_DAGSTER_STORAGE")
+"""The variables that dagster.yaml names."""
 
 
 @cache
@@ -40,8 +41,7 @@ def prepare_dagster(settings: Settings) -> None:
     urls = databases(settings.postgres_url, state)
     storage = state / "dagster"
     storage.mkdir(parents=True, exist_ok=True)
-    os.environ["WITHIN_DAGSTER_POSTGRES_URL"] = urls.dagster
-    os.environ["WITHIN_DAGSTER_STORAGE"] = str(storage)
+    os.environ.update(zip(STORAGE_VARIABLES, (urls.dagster, str(storage)), strict=True))
     os.environ.setdefault("DAGSTER_HOME", str(project_root()))
 
 

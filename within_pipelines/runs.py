@@ -51,7 +51,6 @@ class Runner:
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
         self.definitions = definitions
         self.instance = instance
-        self._jobs: dict[tuple[str, ...], dg.JobDefinition] = {}
 
     def select(self, selection: str) -> Selection:
         """Resolve names of groups and assets, comma separated.
@@ -101,8 +100,10 @@ class Runner:
         limits = {RANGE_START: first.isoformat(), RANGE_END: last.isoformat()} if first and last else {}
         run_id = str(uuid.uuid4())
         ops = {name: {"config": values} for name, values in (config or {}).items() if name in set(assets)}
-        result = self._job(tuple(assets)).execute_in_process(
+        # The job of all assets, narrowed: the UI then shows the run as what it made, as it does its own.
+        result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
+            asset_selection=[dg.AssetKey(name) for name in assets],
             partition_key=partition,
             tags={**limits, **(tags or {})},
             run_id=run_id,
@@ -118,13 +119,6 @@ class Runner:
             for event in result.get_asset_materialization_events()
         }
         return Run(run_id, told)
-
-    def _job(self, assets: tuple[str, ...]) -> dg.JobDefinition:
-        if assets not in self._jobs:
-            job = dg.define_asset_job("materialize", selection=dg.AssetSelection.assets(*assets))
-            merged = dg.Definitions.merge(self.definitions, dg.Definitions(jobs=[job]))
-            self._jobs[assets] = merged.resolve_job_def("materialize")
-        return self._jobs[assets]
 
     def backfill(
         self,

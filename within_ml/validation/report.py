@@ -59,6 +59,31 @@ def reliability_figure_png(curve: ReliabilityCurve) -> bytes:
     return buffer.getvalue()
 
 
+def reliability_thumbnail_svg(curve: ReliabilityCurve) -> str:
+    """Return the reliability curve without scales as an SVG of at most 700 bytes, for a table of a UI.
+
+    >>> from within_ml.metrics import reliability_curve
+    >>> svg = reliability_thumbnail_svg(reliability_curve([0.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.9, 0.9], bins=2))
+    >>> len(svg) < 700
+    True
+    """
+    side, high = 180, _limit(curve)
+
+    def place(value: float) -> int:
+        return round(min(max(value / high, 0.0), 1.0) * side)
+
+    rows = list(zip(curve.predicted, curve.observed, curve.lower, curve.upper, strict=True))
+    line = "L".join(f"{place(p)} {side - place(o)}" for p, o, _, _ in rows)
+    bars = "".join(f"M{place(p)} {side - place(lo)}V{side - place(up)}" for p, _, lo, up in rows)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{side}" fill="none" stroke="#2458a6">'
+        f'<path d="M0 0V{side}H{side}M0 {side}L{side} 0" stroke="#aaa"/>'
+        f'<path d="M{line}{bars}" stroke-width="2"/>'
+        f'<text x="4" y="12" font-size="10" stroke="none" fill="#888">'
+        f"observed over predicted, to {high:.2g}</text></svg>"
+    )
+
+
 def _template() -> Any:
     import jinja2
 

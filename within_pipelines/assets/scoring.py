@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
-from within_ml.features.catalog import FEATURE_VERSION
 
 from within_ml.base import ModelType
+from within_ml.features.catalog import FEATURE_VERSION
 from within_ml.lake.audit import audit, check_share
 from within_ml.lake.contracts import CONTRACTS
 from within_ml.lake.store import LakeStore

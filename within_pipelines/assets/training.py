@@ -1,6 +1,5 @@
 """Group training: the ad score's model as of a Monday, from its training set to the decision of the gate."""
 
-import base64
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from within_ml.lake.store import LakeStore, days_between
 from within_ml.splits import OutOfTimeSplit
 from within_pipelines.assets.features import ad_features, reader
 from within_pipelines.assets.lake import ad_performance
-from within_pipelines.metadata import arrow_schema, committed, counts_table, measured
+from within_pipelines.metadata import arrow_schema, committed, counts_table, measured, picture
 from within_pipelines.partitions import AS_OF_MONDAYS
 from within_pipelines.resources import LakeResource, RegistryResource, TrainingResource
 
@@ -154,7 +153,7 @@ def ad_score_evaluation(
     """Evaluate out of time, write the report, register the version."""
     from within_ml.ad_score import AdScorePredictor
     from within_ml.validation.evaluation import ModelEvaluator
-    from within_ml.validation.report import reliability_figure_png
+    from within_ml.validation.report import reliability_figure_png, reliability_thumbnail_svg
 
     folder = models.vintage(ModelType.AD_SCORE, context.partition_key)
     with measured() as measurement:
@@ -178,13 +177,13 @@ def ad_score_evaluation(
             report_files=files,
             signature=(test.head(5), predictor.predict(test.head(5))),
         )
-    picture = base64.b64encode(reliability_figure_png(report.reliability)).decode()
     judged = report.part("test").judgement
     context.log.info(f"ad_score version {version} as of {context.partition_key}: log-loss {judged.log_loss.value:.5f}")
     return dg.MaterializeResult(
         metadata={
             "model_version": version,
-            "reliability_curve": dg.MetadataValue.md(f"![reliability curve](data:image/png;base64,{picture})"),
+            "reliability_curve": picture("svg+xml", reliability_thumbnail_svg(report.reliability).encode()),
+            "reliability_curve_large": picture("png", reliability_figure_png(report.reliability)),
             "beside_baselines": dg.MetadataValue.md(comparison_table(report)),
             "test_rows": len(test),
             "report": dg.MetadataValue.path(str(folder / REPORT / "report.html")),
