@@ -41,7 +41,9 @@ class StepFailedError(Exception):
     """A step's process did not end well; the message holds the end of its output."""
 
 
-def run_step(module: str, step: str, work: Path, /, *, environment: Mapping[str, str] | None = None, **told: Any) -> Cost:
+def run_step(
+    module: str, step: str, work: Path, /, *, environment: Mapping[str, str] | None = None, **told: Any
+) -> Cost:
     """Run one step in a new process, with BLAS and OpenMP limited to the processors that are there."""
     threads = str(min(2, os.cpu_count() or 1))
     env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, **(environment or {})}
