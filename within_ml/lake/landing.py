@@ -11,7 +11,8 @@ import hashlib
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -26,10 +27,11 @@ from within_ml.lake.quarantine import quarantine, without_keys
 from within_ml.lake.sources import (
     LandingFile,
     SourceMapping,
+    SourceReader,
     inspect_file,
     landing_path,
     load_mapping,
-    read_source,
+    open_source,
     shipped_mappings,
 )
 from within_ml.lake.sources.files import sha256_of
@@ -46,6 +48,9 @@ MAPPING_FILE = "source.yaml"
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz")
 CADENCE_DAYS = {"daily": 1, "weekly": 7}
+
+ROWS_PER_AUDIT = 500_000
+"""Whole days of a file are read and audited together up to about so many rows: more would only need more memory."""
 
 NO_DATE = date(1970, 1, 1)
 """Partition of the quarantine for rejected rows of files that have no days at all."""
@@ -278,27 +283,51 @@ def ingest_days(store: LakeStore, zone: LandingZone, days: Sequence[date], *, ru
     """
     files = [f for f in current_files(store) if PERFORMANCE in f.tables]
     _require_files(files, days)
-    covering = [f for f in files if any(f.covers(d) for d in days)]
-    contract, wanted = CONTRACTS[PERFORMANCE], pa.array(sorted(set(days)), pa.date32())
-    rows, audits = contract.schema.empty_table(), []
+    wanted = sorted(set(days))
+    covering = [f for f in files if any(f.covers(d) for d in wanted)]
+    contract = CONTRACTS[PERFORMANCE]
+    partitions = {day: contract.schema.empty_table() for day in wanted}
+    found: list[tuple[Registered, Audit]] = []
     for file in covering:
-        mapped = _read(zone, file, PERFORMANCE, (min(days), max(days)))
-        audits.append(audit(mapped, contract))
-        newer = audits[-1].accepted.filter(pc.is_in(audits[-1].accepted["date"], wanted))
-        rows = pa.concat_tables([without_keys(rows, newer, contract.key), newer])
+        for result in _audited(zone, file, wanted):
+            _add_newer(partitions, result.accepted, contract.key)
+            # Of the accepted rows only their days are needed any more; the rows themselves are in the partitions.
+            found.append((file, replace(result, accepted=result.accepted.select(["date"]))))
+    audits = [result for _, result in found]
     _check_days(audits, contract)
-    rejected = [_rejected(result, file) for result, file in zip(audits, covering, strict=True)]
-    count = _quarantined(store, PERFORMANCE, rejected, days, run_id)
+    count = _quarantined(store, PERFORMANCE, [_rejected(result, file) for file, result in found], days, run_id)
     owned = pa.array([f.path for f in covering], pa.string())
 
     def others(present: pa.Table) -> pa.Table:
         """Rows of files that do not cover the day any more stay, unless a covering file tells the same key."""
         kept = present.filter(pc.invert(pc.fill_null(pc.is_in(present["source_file"], owned), False)))
-        return without_keys(kept, rows, contract.key)
+        return without_keys(kept, partitions[kept["date"][0].as_py()], contract.key) if kept.num_rows else kept
 
-    partitions = {d: rows.filter(pc.equal(rows["date"], d)) for d in sorted(set(days))}
     commit = store.replace(PERFORMANCE, partitions, run_id=run_id, keep=others)
     return Ingested(commit, count, _summed(audits), tuple(f.path for f in covering))
+
+
+def _audited(zone: LandingZone, file: Registered, days: Sequence[date]) -> Iterator[Audit]:
+    """Read a file's rows of these days and audit them, some whole days at a time; the file is opened once.
+
+    A key holds its day, so that rows that repeat it are always in one audit.
+    """
+    within = [d for d in days if file.first_date and file.last_date and file.first_date <= d <= file.last_date]
+    span = (within[-1] - within[0]).days + 1
+    rows_per_day = max(1, file.rows // ((file.last_date - file.first_date).days + 1))
+    step = max(1, ROWS_PER_AUDIT // rows_per_day)
+    with _opened(zone, file) as source:
+        for offset in range(0, span, step):
+            first = within[0] + timedelta(days=offset)
+            last = min(first + timedelta(days=step - 1), within[-1])
+            yield audit(source.read(PERFORMANCE, dates=(first, last)), CONTRACTS[PERFORMANCE])
+
+
+def _add_newer(partitions: dict[date, pa.Table], rows: pa.Table, key: tuple[str, ...]) -> None:
+    """Add rows to the partitions of their days, in place of those that earlier files brought of the same key."""
+    for day in set(pc.unique(rows["date"]).to_pylist()) & partitions.keys():
+        newer = rows.filter(pc.equal(rows["date"], day))
+        partitions[day] = pa.concat_tables([without_keys(partitions[day], newer, key), newer])
 
 
 def ingest_dimension(store: LakeStore, zone: LandingZone, table: str, *, run_id: str) -> Ingested | None:
@@ -314,7 +343,7 @@ def ingest_dimension(store: LakeStore, zone: LandingZone, table: str, *, run_id:
     waiting = [f for f in current_files(store) if f.sequence > done and table in f.tables]
     if not waiting:
         return None
-    audits = [audit(_read(zone, file, table, None), contract) for file in waiting]
+    audits = [audit(_read(zone, file, table), contract) for file in waiting]
     for result in audits:
         check_share(result, contract)
     count = 0
@@ -341,7 +370,9 @@ def _require_files(files: Sequence[Registered], days: Sequence[date]) -> None:
         )
 
 
-def _read(zone: LandingZone, file: Registered, table: str, dates: tuple[date, date] | None) -> pa.Table:
+@contextmanager
+def _opened(zone: LandingZone, file: Registered) -> Iterator[SourceReader]:
+    """Open a registered file, as long as it is the one that was registered."""
     path = zone.root / file.path
     mapping = zone.mapping(file.source)
     if not path.exists():
@@ -352,7 +383,13 @@ def _read(zone: LandingZone, file: Registered, table: str, dates: tuple[date, da
         raise SourceError(
             f"The landing file {file.path} or its mapping changed after it was registered; ingest it again first."
         )
-    return read_source(mapping, path, dates=dates, tables=(table,), label=file.path)[table]
+    with open_source(mapping, path, label=file.path) as source:
+        yield source
+
+
+def _read(zone: LandingZone, file: Registered, table: str) -> pa.Table:
+    with _opened(zone, file) as source:
+        return source.read(table)
 
 
 def _content(path: Path, mapping: SourceMapping) -> str:

@@ -1,0 +1,1 @@
+"""What WITHIN's speed and accuracy are, measured beside what a user would write instead; results in `results/`."""
