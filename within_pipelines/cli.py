@@ -43,7 +43,9 @@ def main() -> None:
         sys.exit(EXIT_BAD_INPUT)
 
 
-def _day(text: str) -> date:
+def _day(text: str | date) -> date:
+    if isinstance(text, date):  # a default is parsed as well
+        return text
     try:
         return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no time zone
     except ValueError as error:
