@@ -49,7 +49,8 @@ class AdScorePredictor(BaseMLModel):
         logit(prior_ctr)                       level: what ad, campaign, account and platform have shown, as of the day
         + b0 + b1·text·(1-h) + b2·text·h       text score beside the account's usual one, which the level contains; h
                                                grows with the ad's own impressions, which know it better
-        + trees(numeric features)              what is left, stopped early on later rows, possibly nothing
+        + trees(numeric features)              what is left, stopped early on later rows, possibly nothing; not from
+                                               features of the text where the text score has a say
         → monotone spline                      calibration on rows later than all of these
 
     Effects of text and features are fitted within weeks, each week's own shift taken out, since all ads of a week share
@@ -176,7 +177,7 @@ class AdScorePredictor(BaseMLModel):
         self.boosted_: BoostedRate | None = None
         text = self._fit_text(X, y, w)
         margin = self._fit_linear(X, y, w, text)
-        if self.parts is not AdScoreParts.TEXT and self.feature_names:
+        if self.parts is not AdScoreParts.TEXT and self._tree_columns():
             self._fit_trees(X, y, w, margin, validation)
             margin = self._add_trees(X, margin)
         weight = terms.decay(X["date"], self.feature_config.half_life_days)
@@ -308,7 +309,7 @@ class AdScorePredictor(BaseMLModel):
         validation: tuple[pd.DataFrame, ArrayLike, ArrayLike] | None,
     ) -> None:
         """Fit trees on what is left within weeks, in units of clicks after division by the dispersion between ads."""
-        features = self._features(X)
+        features = self._features(X)[self._tree_columns()]
         w = w / self.dispersion_
         base = terms.with_week_shifts(margin, y, w, X["date"])
         p = expit(base)
@@ -337,6 +338,16 @@ class AdScorePredictor(BaseMLModel):
         if trial.n_trees_ == 0:
             return trial
         return self._trees(n_estimators=trial.n_trees_).fit(features, y, w, base_margin=base)
+
+    def _tree_columns(self) -> list[str]:
+        """Return all features, or those not of the text where the text score has a say.
+
+        The text score is learned between ads of one campaign. Trees on features of the same text learn between
+        campaigns too, and what campaigns differ by would then reorder the ads within them.
+        """
+        if not self.coefficients_.any():
+            return self.feature_names
+        return [name for name in self.feature_names if not terms.is_content(name)]
 
     def _trees(self, n_estimators: int | None = None) -> BoostedRate:
         from within_ml.models.boosted import BoostedRate

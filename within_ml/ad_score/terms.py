@@ -39,6 +39,11 @@ def numeric_columns(X: pd.DataFrame) -> list[str]:
     ]
 
 
+def is_content(feature: str) -> bool:
+    """Return whether a feature is one of the text alone."""
+    return feature.startswith("text_") or feature in ("sentiment", "readability")
+
+
 def level(X: pd.DataFrame) -> FloatArray:
     """Return the log-odds of ``prior_ctr``, shape (n,).
 
