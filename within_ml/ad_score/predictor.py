@@ -27,7 +27,6 @@ from within_ml.base import BaseMLModel, ModelType
 from within_ml.calibration.level import estimate_level
 from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
-from within_ml.features.content import TEXT_FEATURES
 from within_ml.models.binomial import fit_binomial
 from within_ml.splits import OutOfTimeSplit
 
@@ -70,8 +69,7 @@ class AdScorePredictor(BaseMLModel):
     uncertainty : bool
         Whether `score` has the column ``confidence_score``.
     model_name, feature_names, model_version, metadata
-        As in `BaseMLModel`; ``feature_names`` None takes every numeric column of the training frame that is no key, no
-        count of the text's (with ``"ensemble"``, whose text score has read the text) and no
+        As in `BaseMLModel`; ``feature_names`` None takes every numeric column of the training frame that is no key or
         label.
 
     Examples
@@ -170,9 +168,7 @@ class AdScorePredictor(BaseMLModel):
             raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
         X, y, w = X.iloc[rows].reset_index(drop=True), y[rows], w[rows]
         w = w * terms.decay(X["date"], self.feature_config.half_life_days)
-        # What the words say is in the text score already; trees on the text's counts would only blur its order of ads.
-        told = {feature.name for feature in TEXT_FEATURES} if self.parts is AdScoreParts.ENSEMBLE else set()
-        self.feature_names = self.feature_names or [n for n in terms.numeric_columns(X) if n not in told]
+        self.feature_names = self.feature_names or terms.numeric_columns(X)
         self.calibrator_: SplineCalibrator | None = None
         self.boosted_: BoostedRate | None = None
         text = self._fit_text(X, y, w)

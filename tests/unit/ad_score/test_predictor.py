@@ -237,7 +237,7 @@ def test_recent_weeks_count_more():
     assert ratios[1] < 1.1
 
 
-@pytest.mark.parametrize("column", ["date", "platform", "campaign_id", "headline", "prior_ctr", "prior_impressions"])
+@pytest.mark.parametrize("column", ["date", "platform", "campaign_id", "headline", "prior_ctr", "sentiment"])
 def test_a_missing_column_is_named(model, later, column):
     with pytest.raises(InputError, match=f"lacks '{column}'"):
         model.predict(later.drop(columns=column))
