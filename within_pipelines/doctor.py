@@ -44,10 +44,8 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _python(settings: Settings) -> Finding:
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    return Finding(
-        "python", sys.version_info >= MIN_PYTHON, version, "Use Python 3.11 or newer: make PYTHON=python3.11"
-    )
+    version, ok = ".".join(str(part) for part in sys.version_info[:3]), sys.version_info >= MIN_PYTHON
+    return Finding("python", ok, version, "" if ok else "Use Python 3.11 or newer: make PYTHON=python3.11")
 
 
 def _packages(settings: Settings) -> Finding:

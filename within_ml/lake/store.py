@@ -248,6 +248,7 @@ class LakeStore:
         rows = {day: _without_date(partitions[day], day, table) for day in days}
         schema = _common_schema(table, rows.values())
         if narrowing:
+            self._require_whole(table, days)
             for incoming in rows.values():
                 narrowing.check(incoming)
             keep = narrowing.outside
@@ -259,6 +260,15 @@ class LakeStore:
             return {day: _joined(keep(present.filter(pc.equal(present["date"], day))), rows[day]) for day in days}
 
         return self._commit(table, schema, prepare, days, run_id)
+
+    def _require_whole(self, table: str, days: Collection[date]) -> None:
+        """A narrowed write into a day that is not there would make a partition that looks whole and is not."""
+        missing = sorted(set(days) - set(self.dates(table)))
+        if missing:
+            raise MissingPartitionsError(
+                f"Replacing single accounts' or campaigns' rows needs the whole partition first, however {table} has "
+                f"none for {shown(d.isoformat() for d in missing)}; make these days without narrowing."
+            )
 
     def replace_stream(
         self,

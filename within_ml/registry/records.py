@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from within_ml.errors import InputError
-from within_ml.model_folder import ModelMetadata, read_metadata, read_model_folder
+from within_ml.model_folder import METADATA_FILE, ModelMetadata, read_metadata, read_model_folder
 
 HASH_TAG = "content_sha256"
 AS_OF_TAG = "as_of"
@@ -76,13 +76,24 @@ class Candidate:
 
 
 def content_hash(folder: Path) -> str:
-    """Return the sha256 over the names and contents of all files below a folder."""
+    """Return the sha256 over the names and contents of all files below a folder.
+
+    How long the training took is left out: the same model trained twice is the same content.
+    """
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        content = hashlib.sha256(_lasting(file)).hexdigest()
         digest.update(f"{content}  {file.relative_to(folder).as_posix()}\n".encode())
     return digest.hexdigest()
+
+
+def _lasting(file: Path) -> bytes:
+    if file.name != METADATA_FILE:
+        return file.read_bytes()
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    for passing in ("training_duration", "metadata_sha256"):
+        metadata.pop(passing, None)
+    return json.dumps(metadata, sort_keys=True).encode()
 
 
 def text_of(value: object) -> str:

@@ -70,6 +70,13 @@ def test_narrowed_write_refuses_rows_outside(store):
         store.replace("t", {DAY: rows("ab")}, run_id="r", narrowing=Narrowing(accounts=("a",)))
 
 
+def test_narrowed_write_needs_the_whole_partition_first(store):
+    store.replace("t", {DAY: rows("ab")}, run_id="r")
+    with pytest.raises(MissingPartitionsError, match="2024-03-02"):
+        store.replace("t", {date(2024, 3, 2): rows("a")}, run_id="r", narrowing=Narrowing(accounts=("a",)))
+    assert store.dates("t") == (DAY,)
+
+
 def test_rows_of_another_day_are_refused(store):
     wrong = rows("a").append_column("date", pa.array([date(2024, 3, 9)]))
     with pytest.raises(InputError, match="2024-03-09"):
