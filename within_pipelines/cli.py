@@ -145,14 +145,18 @@ def ingest(
     copy: Annotated[bool, typer.Option("--copy", help="Copy the file into the landing zone first.")] = False,
 ) -> None:
     """Ingest exports by a mapping: audited rows become partitions of the lake, bad rows go to quarantine."""
-    from within_ml.lake.landing import LandingZone, adopt_mapping, land
+    from within_ml.lake.landing import LandingZone, adopt_mapping, chosen_mapping, copy_in, exports
     from within_pipelines.history import remember_days
 
     settings = load_settings()
     zone = LandingZone(settings.landing)
-    mapping = adopt_mapping(zone, source)
-    files = land(zone, path, mapping, copy=copy)
+    mapping = chosen_mapping(zone, source)
+    files = exports(zone, path, outside=copy)
+    # This reads the files: what does not fit its mapping is refused before anything of it is kept.
     remember_days(settings, mapping, files)
+    adopt_mapping(zone, source, mapping)
+    if copy:
+        files = copy_in(zone, files, mapping)
     _register_and_ingest(_runner(), [(zone.relative(file), mapping.name) for file in files])
 
 

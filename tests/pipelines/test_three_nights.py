@@ -76,7 +76,9 @@ def test_scores_come_close_to_the_truth_and_are_published_as_they_are(nights, ag
     under_scores = log_loss(judged, judged["predicted_ctr"])
     under_baseline = log_loss(judged, smoothed_campaign_rate(store, judged))
     excess = (under_scores - under_truth) / (under_baseline - under_truth)
-    print(f"log-loss {under_scores:.5f}, truth {under_truth:.5f}, campaign rate {under_baseline:.5f}, excess {excess:.2f}")  # noqa: T201
+    print(
+        f"log-loss {under_scores:.5f}, truth {under_truth:.5f}, campaign rate {under_baseline:.5f}, excess {excess:.2f}"
+    )  # noqa: T201
     assert under_scores <= 1.03 * under_truth
     assert excess < 0.5
 
@@ -101,4 +103,6 @@ def test_a_night_run_twice_leaves_the_same_rows(nights):
     result = nights.night(NIGHTS[-1])
     assert result.success
     assert [t.equals(b) for t, b in zip(rows(), before, strict=True)] == [True] * 4
-    assert pc.count_distinct(nights.store.read("ad_scores", {"date": NIGHTS[-1]})["ad_id"]).as_py() == before[2].num_rows
+    assert (
+        pc.count_distinct(nights.store.read("ad_scores", {"date": NIGHTS[-1]})["ad_id"]).as_py() == before[2].num_rows
+    )
