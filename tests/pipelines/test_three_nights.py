@@ -65,7 +65,7 @@ def smoothed_campaign_rate(store, frame: pd.DataFrame) -> pd.Series:
     return frame.merge(pd.concat(rates), on=keys, how="left")["baseline"].fillna(overall)
 
 
-def test_scores_come_close_to_the_truth_and_are_published_as_they_are(nights, agency):
+def test_scores_come_close_to_the_truth_and_are_published_as_they_are(nights, agency, record_property):
     store = nights.store
     scores = store.read("ad_scores").to_pandas()
     judged = scores.merge(truth_of_weeks(agency), on=KEY, validate="one_to_one")
@@ -76,9 +76,7 @@ def test_scores_come_close_to_the_truth_and_are_published_as_they_are(nights, ag
     under_scores = log_loss(judged, judged["predicted_ctr"])
     under_baseline = log_loss(judged, smoothed_campaign_rate(store, judged))
     excess = (under_scores - under_truth) / (under_baseline - under_truth)
-    print(
-        f"log-loss {under_scores:.5f}, truth {under_truth:.5f}, campaign rate {under_baseline:.5f}, excess {excess:.2f}"
-    )  # noqa: T201
+    record_property("log_loss", (under_scores, under_truth, under_baseline))
     assert under_scores <= 1.03 * under_truth
     assert excess < 0.5
 
