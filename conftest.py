@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import uuid
@@ -15,6 +16,15 @@ from psycopg import sql
 from within_ml.database import DatabaseUrls, EmbeddedPostgres, migrate
 from within_ml.database.urls import connect, exclusive
 from within_ml.registry import ModelRegistry
+
+# Partitions are made of the settings when `within_pipelines.partitions` is imported, which no test has done yet: one
+# history for all tests, and no folder of this checkout.
+os.environ |= {
+    "WITHIN_START_DATE": "2013-01-01",
+    "WITHIN_END_DATE": "2024-12-31",
+    "WITHIN_STATE_DIR": str(Path(tempfile.gettempdir()) / "within-tests-without-state"),
+    "WITHIN_LAKE_ROOT": str(Path(tempfile.gettempdir()) / "within-tests-without-lake"),
+}
 
 FAST_BUT_FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 

@@ -44,6 +44,30 @@ def backfill_config(
     return config
 
 
+def check_narrowing(store: LakeStore, *, accounts: Sequence[str], campaigns: Sequence[str]) -> None:
+    """Check that the lake knows the accounts and campaigns that a backfill is narrowed to.
+
+    Raises
+    ------
+    InputError
+        If it does not know one, or a campaign is of none of the accounts.
+    """
+    known = set(store.read("accounts", columns=["account_id"])["account_id"].to_pylist())
+    _require_known("--account", "accounts", accounts, known)
+    of_accounts = {"account_id": list(accounts)} if accounts else {}
+    found = store.read("campaigns", of_accounts, columns=["campaign_id"])["campaign_id"].to_pylist()
+    _require_known("--campaign", "campaigns" + (" of these accounts" if accounts else ""), campaigns, set(found))
+
+
+def _require_known(option: str, what: str, given: Sequence[str], known: set[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise InputError(
+            f"{option} must name {what} in the lake ({shown(sorted(known)) or 'there are none'}), however "
+            f"{shown(unknown)} came; ingest their export first, or correct the id."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Landed:
     """What an ingestion did, as a sentence for people."""

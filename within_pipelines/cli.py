@@ -6,14 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+from typer.exceptions import TyperException
 
-from within_ml.errors import InputError, WithinError
+from within_ml.base import ModelType
+from within_ml.errors import InputError, WithinError, shown
 from within_pipelines.settings import Settings, load_settings, quieten_libraries
 
 if TYPE_CHECKING:
@@ -34,22 +37,35 @@ DEMO_SOURCE = "upworthy"
 
 
 def main() -> None:
-    """Run the command line; an error of WITHIN is one sentence and exit status 2, anything else a traceback."""
+    """Run the command line; bad input is one sentence and exit status 2, a defect a traceback."""
     quieten_libraries()
     try:
-        app()
+        status = app(standalone_mode=False)
     except WithinError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
-        sys.exit(EXIT_BAD_INPUT)
+        _refuse(type(error).__name__, str(error))
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        sentence = error.format_message().rstrip(".")
+        advice = f"; see {context.command_path} --help" if context is not None else ""
+        _refuse("UsageError", sentence + advice + ".")
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-def _day(text: str | date) -> date:
-    if isinstance(text, date):  # a default is parsed as well
-        return text
+def _refuse(kind: str, sentence: str) -> NoReturn:
+    # Not as markup: what came may hold square brackets.
+    err.print(Text.assemble((kind, "bold red"), ": ", sentence), soft_wrap=True)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _day(given: str | date) -> date:
+    """Read an option's day; typer also passes defaults through here."""
+    if isinstance(given, date):
+        return given
     try:
-        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no time zone
+        return datetime.strptime(given, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no time zone
     except ValueError as error:
-        raise typer.BadParameter(f"a day such as 2024-01-31 is required, however: {text!r}") from error
+        raise typer.BadParameter(f"a day such as 2024-01-31 is required, however: {given!r}") from error
 
 
 Day = Annotated[date, typer.Option(parser=_day, metavar="YYYY-MM-DD")]
@@ -129,14 +145,18 @@ def ingest(
     copy: Annotated[bool, typer.Option("--copy", help="Copy the file into the landing zone first.")] = False,
 ) -> None:
     """Ingest exports by a mapping: audited rows become partitions of the lake, bad rows go to quarantine."""
-    from within_ml.lake.landing import LandingZone, adopt_mapping, land
+    from within_ml.lake.landing import LandingZone, adopt_mapping, chosen_mapping, copy_in, exports
     from within_pipelines.history import remember_days
 
     settings = load_settings()
     zone = LandingZone(settings.landing)
-    mapping = adopt_mapping(zone, source)
-    files = land(zone, path, mapping, copy=copy)
+    mapping = chosen_mapping(zone, source)
+    files = exports(zone, path, outside=copy)
+    # This reads the files: what does not fit its mapping is refused before anything of it is kept.
     remember_days(settings, mapping, files)
+    adopt_mapping(zone, source, mapping)
+    if copy:
+        files = copy_in(zone, files, mapping)
     _register_and_ingest(_runner(), [(zone.relative(file), mapping.name) for file in files])
 
 
@@ -172,8 +192,11 @@ def backfill(
     campaign: Annotated[list[str] | None, typer.Option(help="Only rows of this campaign; repeatable.")] = None,
 ) -> None:
     """Make past partitions again; with --account or --campaign only those rows of each day are replaced."""
-    from within_pipelines.backfills import backfill_config
+    from within_pipelines.backfills import backfill_config, check_narrowing
+    from within_pipelines.runs import check_days
 
+    check_days(from_, to)
+    check_narrowing(_store(load_settings()), accounts=account or [], campaigns=campaign or [])
     runner = _runner()
     selection = runner.select(select)
     config = backfill_config(selection, model=model, accounts=account or [], campaigns=campaign or [], first=from_)
@@ -192,6 +215,8 @@ def backfill(
 def models(name: Annotated[str, typer.Argument(help="Registered model.")] = "ad_score") -> None:
     """Show versions, aliases, metrics and the ledger of a model."""
     registry = _registry()
+    if name not in {*ModelType, *registry.names()}:
+        raise InputError(f"A model's name is required ({shown(str(t) for t in ModelType)}), however: {name!r}.")
     versions = Table("version", "aliases", "as of", "test log-loss", "pred/actual", "pairs", "significant", title=name)
     for record in registry.versions(name):
         numbers = [record.metrics.get(f"test_{m}") for m in METRICS]

@@ -21,7 +21,8 @@ from within_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from within_ml.database import DatabaseUrls
-    from within_ml.database.repository import LedgerRepository, PinRepository, ScoreRepository
+    from within_ml.database.repository import DimensionRepository, LedgerRepository, PinRepository, ScoreRepository
+    from within_ml.features.execution import Limits
     from within_ml.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,12 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         return ScoreRepository(self._urls().within)
 
+    def dimensions(self) -> "DimensionRepository":
+        """Where the newest state of accounts, campaigns and ads is published."""
+        from within_ml.database.repository import DimensionRepository
+
+        return DimensionRepository(self._urls().within)
+
     def ledger(self) -> "LedgerRepository":
         """The ledger of promotions."""
         from within_ml.database.repository import LedgerRepository
@@ -97,7 +104,8 @@ class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def registry(self) -> "ModelRegistry":
         """The registry of the library."""
-        from within_ml.registry import ModelRegistry
+        from within_ml.features.execution import Limits
+    from within_ml.registry import ModelRegistry
 
         registry = ModelRegistry(
             self.postgres.tracking_uri(),
@@ -111,6 +119,18 @@ class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def vintage(self, name: str, as_of: str) -> Path:
         """Folder in which the model of an as-of day is built."""
         return Path(self.vintages_root) / name / as_of
+
+
+class FeatureResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """What the feature expressions may use."""
+
+    memory: str | None = Field(None, description="Memory limit such as 2GB; DuckDB's own where empty")
+
+    def limits(self) -> "Limits":
+        """The limits of the library."""
+        from within_ml.features.execution import Limits
+
+        return Limits(memory=self.memory)
 
 
 class TrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -156,6 +176,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "models": RegistryResource(
             postgres=postgres, artifact_root=str(settings.artifacts), vintages_root=str(state / "vintages")
         ),
+        "features": FeatureResource(memory=settings.feature_memory),
         "training": TrainingResource(days=settings.training_days, max_rows=settings.training_rows),
         "alerts": AlertResource(webhook=settings.alert_webhook),
     }

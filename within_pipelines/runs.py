@@ -190,19 +190,20 @@ def check_days(first: date, last: date) -> None:
 def _failure(result: dg.ExecuteInProcessResult) -> WithinError:
     """The error that the first failed step was raised by: our own as it is, any other named with its step."""
     events = [event for event in result.all_events if event.is_step_failure]
-    causes = [cause for event in events if (cause := _innermost(event.step_failure_data.error)) is not None]
-    for cause in causes:
-        if cause.cls_name and _is_within_error(cause.cls_name):
-            return _named(cause.cls_name, cause.message.split(":", 1)[-1].strip())
+    chains = [list(_chain(event.step_failure_data.error)) for event in events]
+    for error in (error for chain in chains for error in chain):
+        if error.cls_name and _is_within_error(error.cls_name):
+            return _named(error.cls_name, error.message.split(":", 1)[-1].strip())
     steps = ", ".join(sorted({event.step_key or "" for event in events})) or "no step"
-    what = causes[0].message.strip() if causes else "no step reported why"
+    what = chains[0][-1].message.strip() if chains and chains[0] else "no step reported why"
     return RunFailedError(f"Run {result.run_id} failed in {steps}: {what} (its log is in the Dagster UI: within ui).")
 
 
-def _innermost(error: Any) -> Any:
-    while error is not None and error.cause is not None:
+def _chain(error: Any) -> Iterator[Any]:
+    """An error and what caused it, the cause last; our own errors stand before the library's that they explain."""
+    while error is not None:
+        yield error
         error = error.cause
-    return error
 
 
 def _is_within_error(name: str) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,15 +54,12 @@ class Settings(BaseSettings):
     postgres_url: str | None = Field(None, description="A Postgres server; embedded in state_dir where not set")
     start_date: date = Field(date(2024, 1, 1), description="First day with data")
     end_date: date | None = Field(None, description="Last day of a closed history; yesterday where not set")
-    engine: Literal["duckdb"] = Field("duckdb", description="Engine of the feature expressions")
-    feature_buckets: int = Field(
-        1, ge=1, le=1024, description="Parts the features are computed in; more need less memory"
-    )
+    feature_memory: str | None = Field(None, description="Memory of the feature expressions, such as 2GB")
     training_days: int = Field(730, ge=14, description="Days of history a model is trained on")
     training_rows: int = Field(500_000, ge=1000, description="Rows above which a model's history is sampled")
     alert_webhook: str | None = Field(None, description="URL that gets a JSON POST for each failed run")
 
-    @field_validator("postgres_url", "alert_webhook", "end_date", "landing_root", mode="before")
+    @field_validator("postgres_url", "feature_memory", "alert_webhook", "end_date", "landing_root", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

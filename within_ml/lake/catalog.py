@@ -270,7 +270,17 @@ class DataCatalogModel:
         return tuple(sorted(Path(f).name for f in folders if filesystem.isdir(f"{f}/_delta_log")))
 
     def table(self, name: str, *, version: int | None = None) -> DataLakeModel:
-        """Return one table, at a version of it or the newest."""
+        """Return one table, at a version of it or the newest.
+
+        Raises
+        ------
+        InputError
+            If the name leads out of the root.
+        LakeError
+            If there is no such table.
+        """
+        if CONTROL_OR_PATH.search(name):
+            raise InputError(f"A table's name must hold no control character, slash or backslash, however: {name!r}.")
         keys = ("date",) if version is None else ()
         uri = f"{str(self.root).rstrip('/')}/{name}"
         model = DataLakeModel(name, uri, "delta", keys, self.storage_options, version)

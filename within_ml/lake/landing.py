@@ -102,51 +102,65 @@ class LandingZone:
         return path.resolve().relative_to(self.root.resolve()).as_posix()
 
 
-def adopt_mapping(zone: LandingZone, source: str) -> SourceMapping:
-    """Return a mapping by its name, or read one from a YAML file and keep it in the landing zone.
+def chosen_mapping(zone: LandingZone, source: str) -> SourceMapping:
+    """Return a mapping by its name, or read one from a YAML file.
 
     Raises
     ------
     SourceError
         If there is no such mapping, or it is not valid.
     """
-    path = Path(source)
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return zone.mapping(source)
-    mapping = load_mapping(path)
+    return load_mapping(Path(source)) if _is_yaml(source) else zone.mapping(source)
+
+
+def adopt_mapping(zone: LandingZone, source: str, mapping: SourceMapping) -> None:
+    """Keep a mapping that came as a YAML file in the landing zone; one that came by its name is there already.
+
+    To be called when the files are known to fit: another mapping than before makes the source's files new.
+    """
+    if not _is_yaml(source):
+        return
     own = zone.root / mapping.name / MAPPING_FILE
-    text = path.read_text(encoding="utf-8")
+    text = Path(source).read_text(encoding="utf-8")
     if not own.exists() or own.read_text(encoding="utf-8") != text:
         own.parent.mkdir(parents=True, exist_ok=True)
         temporary = own.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(own)
-    return mapping
 
 
-def land(zone: LandingZone, path: Path, mapping: SourceMapping, *, copy: bool = False) -> list[Path]:
-    """Return the landing files that a path means, one file or all of a folder; copied to the landing zone if asked.
+def _is_yaml(source: str) -> bool:
+    return Path(source).suffix.lower() in (".yaml", ".yml")
+
+
+def exports(zone: LandingZone, path: Path, *, outside: bool = False) -> list[Path]:
+    """Return the files that a path means, one or all of a folder; in the landing zone unless they may be outside.
 
     Raises
     ------
     SourceError
-        If a file does not exist, is outside the landing zone and not to be copied, or the folder holds no export.
+        If a file does not exist, is outside the landing zone and may not be, or the folder holds no export.
     """
     if not path.exists():
         raise SourceError(f"An export to ingest must exist, however there is no {path}; check the path.")
     found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES)) if path.is_dir() else [path]
     if not found:
         raise SourceError(f"A folder to ingest must hold files that end in {', '.join(SUFFIXES)}; {path} holds none.")
-    if not copy:
-        return [landing_path(zone.root, file) for file in found]
+    return found if outside else [landing_path(zone.root, file) for file in found]
+
+
+def copy_in(zone: LandingZone, files: Iterable[Path], mapping: SourceMapping) -> list[Path]:
+    """Copy files into the source's folder of the landing zone and return the copies."""
     folder = zone.root / mapping.name
     folder.mkdir(parents=True, exist_ok=True)
-    for file in found:
+    copies = []
+    for file in files:
         # Copied under another name first: a sensor that looks meanwhile must not see half a file.
         temporary = folder / f".{file.name}.part"
         shutil.copyfile(file, temporary)
         temporary.replace(folder / file.name)
-    return [landing_path(zone.root, folder / file.name) for file in found]
+        copies.append(landing_path(zone.root, folder / file.name))
+    return copies
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from within_ml.lake.store import LakeStore, Narrowing
 from within_pipelines.assets.lake import ad_performance, dimensions
 from within_pipelines.metadata import arrow_schema, column_schema, committed, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
-from within_pipelines.resources import LakeResource
+from within_pipelines.resources import FeatureResource, LakeResource
 
 GROUP = "features"
 OWNERS = ["team:ml"]
@@ -86,7 +86,7 @@ def ad_content(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
     metadata={"dagster/column_schema": column_schema(ad_features_contract())},
 )
 def ad_features(
-    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource
+    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, features: FeatureResource
 ) -> dg.MaterializeResult[Any]:
     """Compute the days in one pass over the performance that they need."""
     store, wanted = lake.store, days(context.partition_keys)
@@ -100,6 +100,7 @@ def ad_features(
             content=content,
             accounts=config.accounts,
             campaigns=config.campaigns,
+            limits=features.limits(),
         )
         commit = store.replace_stream(
             "ad_features", _chosen(computed, wanted), run_id=context.run_id, narrowing=config.narrowing()
@@ -120,13 +121,15 @@ def ad_features(
     metadata={"dagster/column_schema": column_schema(account_features_contract())},
 )
 def account_features(
-    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource
+    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, features: FeatureResource
 ) -> dg.MaterializeResult[Any]:
     """Compute the days in one pass over the performance that they need."""
     store, wanted = lake.store, days(context.partition_keys)
     with measured() as measurement:
         _require(store, required_account_dates(wanted[0], wanted[-1]))
-        computed = compute_account_features(reader(store), first=wanted[0], last=wanted[-1], accounts=config.accounts)
+        computed = compute_account_features(
+            reader(store), first=wanted[0], last=wanted[-1], accounts=config.accounts, limits=features.limits()
+        )
         narrowing = Narrowing(accounts=tuple(config.accounts))
         commit = store.replace_stream(
             "account_features", _chosen(computed, wanted), run_id=context.run_id, narrowing=narrowing

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from within_ml.errors import SourceError
 from within_ml.lake.contracts import CONTRACTS
 from within_ml.lake.landing import DIMENSIONS, ingest_days, ingest_dimension, register
 from within_pipelines.metadata import column_schema, committed, counts_table, measured
@@ -39,7 +40,7 @@ def landing_files(
     for path, sentence in found.refused.items():
         context.log.error(f"{path} was refused: {sentence}")
     if config.paths and found.refused:
-        raise dg.Failure("\n".join(found.refused.values()), allow_retries=False)
+        raise SourceError(" ".join(found.refused.values()))
     changed = found.days
     return dg.MaterializeResult(
         metadata={

@@ -7,9 +7,12 @@ import dagster as dg
 from within_ml.lake.contracts import CONTRACTS
 from within_pipelines.assets.features import NarrowingConfig
 from within_pipelines.assets.scoring import ad_scores
-from within_pipelines.metadata import column_schema, measured
+from within_pipelines.metadata import column_schema, counts_table, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
 from within_pipelines.resources import LakeResource, PostgresResource
+
+
+PUBLISHED_DIMENSIONS = ("accounts", "campaigns", "ads")
 
 
 @dg.asset(
@@ -39,3 +42,24 @@ def published_scores(
             total += done.rows
     context.log.info(f"published {total} rows of {len(context.partition_keys)} days from version {version}")
     return dg.MaterializeResult(metadata={"lake_version": version, **measurement.metadata})
+
+
+@dg.asset(
+    group_name="publishing",
+    owners=["team:ml"],
+    kinds={"postgres"},
+    deps=list(PUBLISHED_DIMENSIONS),
+    pool="postgres",
+    description="The newest state of accounts, campaigns and ads in Postgres, for joining with the scores.",
+)
+def published_dimensions(
+    context: dg.AssetExecutionContext, lake: LakeResource, postgres: PostgresResource
+) -> dg.MaterializeResult[Any]:
+    """Make each table equal to the lake's, in its own transaction."""
+    repository = postgres.dimensions()
+    with measured() as measurement:
+        rows = {name: lake.store.read(name) for name in PUBLISHED_DIMENSIONS}
+        for name, table in rows.items():
+            repository.replace(name, table)
+    counts = counts_table({name: table.num_rows for name, table in rows.items()}, name="table", value="rows in the lake")
+    return dg.MaterializeResult(metadata={"rows": counts, **measurement.metadata})

@@ -19,7 +19,7 @@ from within_pipelines.assets.features import ad_features, reader
 from within_pipelines.assets.lake import ad_performance
 from within_pipelines.metadata import arrow_schema, committed, counts_table, measured, picture
 from within_pipelines.partitions import AS_OF_MONDAYS
-from within_pipelines.resources import LakeResource, RegistryResource, TrainingResource
+from within_pipelines.resources import FeatureResource, LakeResource, RegistryResource, TrainingResource
 
 if TYPE_CHECKING:
     from within_ml.validation.evaluation import EvaluationReport
@@ -45,7 +45,7 @@ HISTORY = dg.TimeWindowPartitionMapping(start_offset=-52, allow_nonexistent_upst
     description="Features of past days with what happened in the week after, as far as it is complete on the Monday.",
 )
 def ad_training_set(
-    context: dg.AssetExecutionContext, lake: LakeResource, training: TrainingResource
+    context: dg.AssetExecutionContext, lake: LakeResource, features: FeatureResource, training: TrainingResource
 ) -> dg.MaterializeResult[Any]:
     """Join features and mature labels of the days before the as-of Monday."""
     store, as_of = lake.store, date.fromisoformat(context.partition_key)
@@ -54,7 +54,9 @@ def ad_training_set(
         needed = required_label_dates(first, last)
         store.require_dates("ad_performance", expected_days(store, needed[0], needed[-1]))
         store.require_dates("ad_features", days_between(first, last))
-        rows = compute_training_rows(reader(store), first=first, last=last, max_rows=training.max_rows)
+        rows = compute_training_rows(
+            reader(store), first=first, last=last, max_rows=training.max_rows, limits=features.limits()
+        )
         # The partition's own date is the as-of day; the day of the features becomes a column beside it.
         rows = rows.rename_columns([FEATURE_DATE if c == "date" else c for c in rows.column_names])
         commit = store.replace(TRAINING_SET, {as_of: rows}, run_id=context.run_id)
