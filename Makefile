@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-slow lint format bench clean
+.PHONY: help setup demo ui test test-slow lint format bench pictures clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ format: $(STAMP)  ## Format the code
 
 bench: $(STAMP)  ## What is fast, as ratios against what a user would write instead
 	$(BIN)/python -m benchmarks.nightly
+
+pictures: $(STAMP)  ## The documentation's pictures, from the running UI (make ui) and an installed chromium
+	$(BIN)/python docs/make_pictures.py
 
 clean:  ## Remove the demo's lake tables, databases and models; landing files stay
 	rm -rf .within

@@ -25,21 +25,24 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def browser_page(width: int = 1600, height: int = 1000) -> Iterator[Page]:
-    """A page of a headless browser; it is closed at the end."""
+def browser_page(width: int = 1500, height: int = 1080, *, scale: float = 1.0) -> Iterator[Page]:
+    """A page of a headless browser, ``scale`` device pixels to a pixel; it is closed at the end."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=list(QUIET))
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         page.set_default_timeout(PATIENCE_MS)
         yield page
         browser.close()
 
 
-def open_asset_graph(page: Page, address: str) -> None:
-    """Open the graph of all assets with every group unfolded."""
+def open_asset_graph(page: Page, address: str, *, bare: bool = False) -> None:
+    """Open the graph of all assets with every group unfolded; ``bare`` folds what stands beside it."""
     page.goto(f"{address}/asset-groups")
     for group in GROUPS:
         page.get_by_text(group, exact=True).first.wait_for()
+    if bare:
+        page.get_by_text("Hide navigation").click()
+        page.get_by_placeholder("Jump to…").locator("xpath=following::button[1]").click()
     page.keyboard.press("Alt+e")
     page.get_by_text("ad_score_champion").first.wait_for()
 
@@ -51,8 +54,8 @@ def main() -> None:
     address = parser.parse_args().url.rstrip("/")
     if browser_path() is None:
         parser.error(f"A browser is required ({', '.join(BROWSERS)}), however none is installed.")
-    with browser_page() as page:
-        open_asset_graph(page, address)
+    with browser_page(scale=1.5) as page:
+        open_asset_graph(page, address, bare=True)
         page.wait_for_timeout(SETTLE_MS)
         page.screenshot(path=Path(__file__).parent / "asset_graph.png")
 
