@@ -61,7 +61,7 @@ def labelled_rows(folder: Path) -> pd.DataFrame:
     for dimension in DIMENSIONS:
         ingest_dimension(store, zone, dimension, run_id="bench")
 
-    def read(con, name, first, last):  # noqa: ANN001, ANN202
+    def read(con, name, first, last):
         return store.create_view(con, name, first=first, last=last)
 
     first, last = found.days[0] - timedelta(days=1), found.days[-1]

@@ -1,6 +1,5 @@
 """The demo: everything once, on the real headline tests of the sample, as its users would run it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from within_ml.features.runner import compute_training_rows
 from within_ml.lake.landing import current_files
 from within_ml.lake.store import LakeStore, days_between
 from within_pipelines.assets.features import reader
-from within_pipelines.assets.training import REPORT
+from within_pipelines.assets.training import REPORT, training_frame
 from within_pipelines.backfills import backfill_config, ingest_landed
 from within_pipelines.jobs import NIGHTLY_GROUPS
 from within_pipelines.runs import Runner, mondays
@@ -121,42 +120,41 @@ class Demo:
             f"{champion.as_of}), published to Postgres.",
             highlight=False,
         )
-        self.out.print(self._quality(champion.as_of))
-        self._realized(first, last)
+        self.out.print(self._realized(first, last - timedelta(days=1)))
         self._places(champion.as_of)
 
-    def _quality(self, as_of: date) -> Table:
-        folder = self.models.vintage(ModelType.AD_SCORE, as_of.isoformat()) / REPORT
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        test = next(part for part in report["parts"] if part["part"] == "test")
-        title = f"{test['n_rows']:,} headlines of {test['n_campaigns']} tests after {test['first_date']}, never seen"
-        table = Table("", "log-loss", "predicted / actual clicks", "pairs in order", "significant pairs", title=title)
-        rows = [("ad_score", test["judgement"]), *((b["baseline"], b["judgement"]) for b in report["baselines"])]
-        for name, judged in rows:
+    def _realized(self, first: date, last: date) -> Table:
+        """The stored scores, judged by what happened, beside baselines that were refitted every Monday."""
+        from within_ml.monitoring.performance import baseline_scores, realized_performance
+
+        outcomes = compute_training_rows(reader(self.store), first=first, last=last).to_pandas()
+        scores = self.store.read("ad_scores", {"date": slice(first, last)}).to_pandas()
+        sets = {date.fromisoformat(m): training_frame(self.store, m)[0] for m in mondays(first, last)}
+        judged = {
+            name: realized_performance(rows, outcomes)
+            for name, rows in {"ad_score": scores, **baseline_scores(sets, outcomes)}.items()
+        }
+        pairs = next(iter(judged.values()))
+        table = Table(
+            "",
+            "log-loss",
+            "predicted / actual clicks",
+            "pairs in order",
+            "significant pairs",
+            title=f"{first} … {last}: {len(outcomes):,} headlines, scored before they ran",
+            caption=f"{pairs.pair_accuracy.pairs:,} pairs of headlines of one test, "
+            f"{pairs.pair_accuracy_significant.pairs:,} of them significantly different; every Monday all are refitted.",
+        )
+        for name, j in judged.items():
+            ratio = j.calibration_ratio
             table.add_row(
                 name,
-                f"{judged['log_loss']['value']:.5f}",
-                f"{judged['calibration_ratio']['value']:.3f}",
-                f"{judged['pair_accuracy']['accuracy']:.1%}",
-                f"{judged['pair_accuracy_significant']['accuracy']:.1%}",
+                f"{j.log_loss.value:.5f}",
+                f"{ratio.value:.2f} ({ratio.lower:.2f} … {ratio.upper:.2f})",
+                f"{j.pair_accuracy.accuracy:.1%}",
+                f"{j.pair_accuracy_significant.accuracy:.1%}",
             )
         return table
-
-    def _realized(self, first: date, last: date) -> None:
-        from within_ml.monitoring.performance import realized_performance
-
-        days = slice(first, last - timedelta(days=1))
-        scores = self.store.read("ad_scores", {"date": days}).to_pandas()
-        outcomes = compute_training_rows(reader(self.store), first=first, last=days.stop).to_pandas()
-        judged = realized_performance(scores, outcomes)
-        ratio = judged.calibration_ratio
-        self.out.print(
-            f"Scored before they ran, {first} … {days.stop}, by the models of their time: predicted / actual clicks "
-            f"{ratio.value:.3f} ({ratio.lower:.3f} … {ratio.upper:.3f}), {judged.pair_accuracy.accuracy:.1%} of "
-            f"{judged.pair_accuracy.pairs:,} pairs in order, {judged.pair_accuracy_significant.accuracy:.1%} of the "
-            f"{judged.pair_accuracy_significant.pairs:,} significant ones.\n",
-            highlight=False,
-        )
 
     def _places(self, as_of: date) -> None:
         report = self.models.vintage(ModelType.AD_SCORE, as_of.isoformat()) / REPORT / "report.html"

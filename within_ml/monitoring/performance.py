@@ -5,10 +5,14 @@ Scores are read as they were stored, never predicted again, so that the judgemen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
+
 import pandas as pd
 
 from within_ml.errors import InputError
 from within_ml.lake.contracts import AD_KEY
+from within_ml.validation.baselines import fit_baselines
 from within_ml.validation.evaluation import Judgement, ModelEvaluator
 
 KEY = ["date", *AD_KEY]
@@ -51,3 +55,33 @@ def realized_performance(
         )
     evaluator = ModelEvaluator(n_bootstrap=n_bootstrap, random_state=random_state)
     return evaluator.judge(joined, joined["predicted_ctr"].to_numpy())
+
+
+def baseline_scores(training_sets: Mapping[date, pd.DataFrame], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What the baselines would have scored, had each been fitted anew on every training set of its time.
+
+    Parameters
+    ----------
+    training_sets
+        As-of day → its labelled rows, as in ``ad_training_set``.
+    rows
+        Feature rows of the days to score; each day gets the newest training set that is not after it, and days before
+        the first are left out.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        Baseline → keys and ``predicted_ctr``, for `realized_performance`.
+    """
+    scored: dict[str, list[pd.DataFrame]] = {}
+    days = sorted(training_sets)
+    for number, as_of in enumerate(days):
+        end = days[number + 1] if number + 1 < len(days) else date.max
+        chosen = rows[[as_of <= day < end for day in pd.to_datetime(rows["date"]).dt.date]]
+        if chosen.empty:
+            continue
+        seen = training_sets[as_of]
+        rates = seen["label_clicks"] / seen["label_impressions"]
+        for name, baseline in fit_baselines(seen, rates, sample_weight=seen["label_impressions"]).items():
+            scored.setdefault(name, []).append(chosen[KEY].assign(predicted_ctr=baseline.predict(chosen)))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in scored.items()}

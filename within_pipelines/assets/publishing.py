@@ -11,7 +11,6 @@ from within_pipelines.metadata import column_schema, counts_table, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
 from within_pipelines.resources import LakeResource, PostgresResource
 
-
 PUBLISHED_DIMENSIONS = ("accounts", "campaigns", "ads")
 
 
@@ -61,5 +60,7 @@ def published_dimensions(
         rows = {name: lake.store.read(name) for name in PUBLISHED_DIMENSIONS}
         for name, table in rows.items():
             repository.replace(name, table)
-    counts = counts_table({name: table.num_rows for name, table in rows.items()}, name="table", value="rows in the lake")
+    counts = counts_table(
+        {name: table.num_rows for name, table in rows.items()}, name="table", value="rows in the lake"
+    )
     return dg.MaterializeResult(metadata={"rows": counts, **measurement.metadata})

@@ -264,11 +264,16 @@ def _history(store: LakeStore, as_of: date, training_days: int) -> tuple[date, d
     return max(last - timedelta(days=training_days - 1), there[0]), last
 
 
-def _frames(store: LakeStore, as_of: str) -> tuple[dict[str, pd.DataFrame], int]:
-    """The training set of an as-of day, split out of time, and the table version it was read from."""
+def training_frame(store: LakeStore, as_of: str) -> tuple[pd.DataFrame, int]:
+    """The training set of an as-of day, with the features' day as ``date``, and the table version it was read from."""
     version = store.version(TRAINING_SET) or 0
     rows = store.read(TRAINING_SET, {"date": as_of}, version=version).drop_columns(["date"])
-    frame = rows.rename_columns(["date" if c == FEATURE_DATE else c for c in rows.column_names]).to_pandas()
+    return rows.rename_columns(["date" if c == FEATURE_DATE else c for c in rows.column_names]).to_pandas(), version
+
+
+def _frames(store: LakeStore, as_of: str) -> tuple[dict[str, pd.DataFrame], int]:
+    """The training set of an as-of day, split out of time, and the table version it was read from."""
+    frame, version = training_frame(store, as_of)
     split = OutOfTimeSplit().split(frame["date"])
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return {name: frame[mask].reset_index(drop=True) for name, mask in parts.items()}, version
