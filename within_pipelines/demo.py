@@ -143,7 +143,7 @@ class Demo:
             "significant pairs",
             title=f"{first} … {last}: {len(outcomes):,} headlines, scored before they ran",
             caption=f"{pairs.pair_accuracy.pairs:,} pairs of headlines of one test, "
-            f"{pairs.pair_accuracy_significant.pairs:,} of them significantly different; every Monday all are refitted.",
+            f"{pairs.pair_accuracy_significant.pairs:,} of them significant; all are refitted every Monday.",
         )
         for name, j in judged.items():
             ratio = j.calibration_ratio

@@ -104,8 +104,7 @@ class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def registry(self) -> "ModelRegistry":
         """The registry of the library."""
-        from within_ml.features.execution import Limits
-    from within_ml.registry import ModelRegistry
+        from within_ml.registry import ModelRegistry
 
         registry = ModelRegistry(
             self.postgres.tracking_uri(),
