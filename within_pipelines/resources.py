@@ -1,6 +1,9 @@
 """What the assets are handed: the lake, the landing zone, Postgres, the registry, the reports' folder, the alert sink.
 
 Only this module knows which real thing stands behind each; tests hand in their own through `build_defs`.
+
+Dagster shows the configuration of resources in its UI and keeps it with runs. What may hold a secret (the URL of
+Postgres, options of an object store, the webhook) is therefore read from the settings when it is used.
 """
 
 import json
@@ -17,7 +20,7 @@ from within_ml.errors import SettingsError
 from within_ml.lake.landing import LandingZone
 from within_ml.lake.store import LakeStore
 from within_pipelines.postgres import databases
-from within_pipelines.settings import Settings
+from within_pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from within_ml.database import DatabaseUrls
@@ -34,12 +37,15 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The lake's tables."""
 
     root: str = Field(description="Folder or URI of the lake's tables")
-    storage_options: dict[str, str] = Field(default_factory=dict, description="Object store options")
+    storage_options: dict[str, str] = Field(
+        default_factory=dict, description="Object store options; those of the settings where empty"
+    )
 
     @property
     def store(self) -> LakeStore:
         """The store below the root."""
-        return LakeStore(self.root, storage_options=self.storage_options or None)
+        options = self.storage_options or load_settings().storage_options
+        return LakeStore(self.root, storage_options=options or None)
 
 
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -60,7 +66,9 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The Postgres server: a given one, or the embedded one below the state folder."""
 
-    postgres_url: str | None = Field(None, description="URL of a server; embedded where empty")
+    postgres_url: str | None = Field(
+        None, description="URL of a server; that of the settings, or embedded, where empty"
+    )
     state_dir: str = Field(description="Folder of the embedded server's data")
 
     def scores(self) -> "ScoreRepository":
@@ -92,7 +100,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._urls().mlflow
 
     def _urls(self) -> "DatabaseUrls":
-        return databases(self.postgres_url, Path(self.state_dir))
+        return databases(self.postgres_url or load_settings().postgres_url, Path(self.state_dir))
 
 
 class RegistryResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -142,7 +150,7 @@ class TrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where alerts go: the log, and a webhook if one is set."""
 
-    webhook: str | None = Field(None, description="URL that gets a JSON POST")
+    webhook: str | None = Field(None, description="URL that gets a JSON POST; that of the settings where empty")
 
     def send(self, subject: str, body: str, **facts: str) -> bool:
         """Log an alert and post it; returns whether the webhook took it (False where none is set).
@@ -150,12 +158,13 @@ class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         A webhook that fails is logged and no error: an alert must not bring down what raised it.
         """
         logger.error("%s: %s", subject, body)
-        if not self.webhook:
+        webhook = self.webhook or load_settings().alert_webhook
+        if not webhook:
             return False
-        if not self.webhook.startswith(("http://", "https://")):
-            raise SettingsError(f"WITHIN_ALERT_WEBHOOK must be an http or https URL, however: {self.webhook!r}.")
+        if not webhook.startswith(("http://", "https://")):
+            raise SettingsError(f"WITHIN_ALERT_WEBHOOK must be an http or https URL, however: {webhook!r}.")
         data = json.dumps({"subject": subject, "text": body, **facts}).encode()
-        request = urllib.request.Request(self.webhook, data, {"Content-Type": "application/json"})  # noqa: S310
+        request = urllib.request.Request(webhook, data, {"Content-Type": "application/json"})  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_SECONDS):  # noqa: S310
                 return True
@@ -167,9 +176,9 @@ class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 def build_resources(settings: Settings) -> dict[str, Any]:
     """The real resources of a deployment."""
     state = settings.state_dir.resolve()
-    postgres = PostgresResource(postgres_url=settings.postgres_url, state_dir=str(state))
+    postgres = PostgresResource(state_dir=str(state))
     return {
-        "lake": LakeResource(root=settings.lake_root, storage_options=settings.storage_options),
+        "lake": LakeResource(root=settings.lake_root),
         "landing": LandingResource(root=str(settings.landing)),
         "postgres": postgres,
         "models": RegistryResource(
@@ -177,5 +186,5 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         ),
         "features": FeatureResource(memory=settings.feature_memory),
         "training": TrainingResource(days=settings.training_days, max_rows=settings.training_rows),
-        "alerts": AlertResource(webhook=settings.alert_webhook),
+        "alerts": AlertResource(),
     }
