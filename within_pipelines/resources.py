@@ -176,7 +176,7 @@ class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 def build_resources(settings: Settings) -> dict[str, Any]:
     """The real resources of a deployment."""
     state = settings.state_dir.resolve()
-    postgres = PostgresResource(state_dir=str(state))
+    postgres = PostgresResource(postgres_url=None, state_dir=str(state))
     return {
         "lake": LakeResource(root=settings.lake_root),
         "landing": LandingResource(root=str(settings.landing)),
@@ -186,5 +186,5 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         ),
         "features": FeatureResource(memory=settings.feature_memory),
         "training": TrainingResource(days=settings.training_days, max_rows=settings.training_rows),
-        "alerts": AlertResource(),
+        "alerts": AlertResource(webhook=None),
     }

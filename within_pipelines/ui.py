@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from os import killpg
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def _start(processes: Processes, settings: Settings, folder: Path, *, host: str,
     processes.start("dagster-webserver", "-w", str(workspace), "-h", host, "-p", str(port))
     processes.start("dagster-daemon", "run", "-w", str(workspace))
     for address in (f"http://{host}:{port}", f"http://{host}:{mlflow_port}"):
-        processes.wait_for(address, lambda address=address: _answers(address))
+        processes.wait_for(address, partial(_answers, address))
 
 
 def _location() -> dict[str, str]:
@@ -170,7 +171,8 @@ def _serves(code_socket: Path) -> bool:
 
     if not code_socket.exists():
         return False
-    return DagsterGrpcClient(socket=str(code_socket)).health_check_query() == "SERVING"
+    client = DagsterGrpcClient(socket=str(code_socket))
+    return bool(client.health_check_query() == "SERVING")  # type: ignore[no-untyped-call]
 
 
 def _answers(address: str) -> bool:
