@@ -7,7 +7,8 @@ from datetime import date
 from typing import Any
 
 from within_ml.errors import InputError, shown
-from within_ml.lake.landing import PERFORMANCE, current_files, expected_days
+from within_ml.lake.landing import PERFORMANCE, unfinished_files
+from within_ml.lake.landing import TABLE as LEDGER
 from within_ml.lake.store import LakeStore
 from within_pipelines.runs import Progress, Runner, Selection
 
@@ -109,7 +110,9 @@ def ingest_landed(
         for t in told
         if t["first_changed_date"]
     ]
-    spans = changed + _undone(store, {path for path, _ in files})
+    named = {path for path, _ in files}
+    undone = [f for f in unfinished_files(store) if not named or f.path in named] if store.exists(LEDGER) else []
+    spans = changed + [(f.first_date, f.last_date) for f in undone if f.first_date and f.last_date]
     new_files = sum(int(t["new_files"]) for t in told)
     if not spans:
         return Landed(new_files, 0, 0)
@@ -117,15 +120,3 @@ def ingest_landed(
     runs = runner.backfill(runner.select(PERFORMANCE), first, last, progress=progress)
     rejected = sum(int(run.metadata[PERFORMANCE]["rejected_rows"]) for run in runs)
     return Landed(new_files, (last - first).days + 1, rejected)
-
-
-def _undone(store: LakeStore, paths: set[str]) -> list[tuple[date, date]]:
-    """Spans of registered files that have expected days without a partition."""
-    there = set(store.dates(PERFORMANCE))
-    spans = []
-    for file in current_files(store):
-        if file.first_date is None or file.last_date is None or (paths and file.path not in paths):
-            continue
-        if set(expected_days(store, file.first_date, file.last_date)) - there:
-            spans.append((file.first_date, file.last_date))
-    return spans

@@ -2,7 +2,8 @@
 
 A landing file is registered once per content; its days then belong to it. A partition is made of all registered files
 that cover its day, in the order of their registration: rows of a later file replace rows of the same key, and a file
-whose content changed replaces all rows that its older content brought. Nothing is read from outside the landing zone.
+whose content changed replaces all rows that its older content brought to the days that it still covers, so that an
+export of the last days may land under one name again and again. Nothing is read from outside the landing zone.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ CADENCE_DAYS = {"daily": 1, "weekly": 7}
 
 ROWS_PER_AUDIT = 500_000
 """Whole days of a file are read and audited together up to about so many rows: more would only need more memory."""
+
+LEDGER_VERSIONS = 1000
+"""Newest versions of the ledger that are searched for the time of a registration."""
 
 NO_DATE = date(1970, 1, 1)
 """Partition of the quarantine for rejected rows of files that have no days at all."""
@@ -275,6 +279,26 @@ def expected_days(store: LakeStore, first: date, last: date) -> list[date]:
     return sorted(found)
 
 
+def unfinished_files(store: LakeStore) -> list[Registered]:
+    """Files of which an expected day has no partition, or one that was written before the file was registered.
+
+    A run that is killed between registering a file and making its days leaves such a file. When it was registered is
+    read from the history of the ledger's table; a file older than that history counts as finished.
+    """
+    registered = {v["run_id"]: v["timestamp"] for v in store.catalog.versions(TABLE, limit=LEDGER_VERSIONS)}
+    runs = dict(store.read(TABLE, columns=["sequence", "run_id"]).to_pandas().itertuples(index=False, name=None))
+    written = store.written_at(PERFORMANCE)
+    found = []
+    for file in current_files(store):
+        if file.first_date is None or file.last_date is None or PERFORMANCE not in file.tables:
+            continue
+        since = registered.get(runs[file.sequence], 0)
+        days = expected_days(store, file.first_date, file.last_date)
+        if any(written.get(day, -1) < since for day in days if file.covers(day)):
+            found.append(file)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """What became of one table: the commit, rows in quarantine and counts per reason."""
@@ -310,12 +334,15 @@ def ingest_days(store: LakeStore, zone: LandingZone, days: Sequence[date], *, ru
     audits = [result for _, result in found]
     _check_days(audits, contract)
     count = _quarantined(store, PERFORMANCE, [_rejected(result, file) for file, result in found], days, run_id)
-    owned = pa.array([f.path for f in covering], pa.string())
 
     def others(present: pa.Table) -> pa.Table:
         """Rows of files that do not cover the day any more stay, unless a covering file tells the same key."""
+        if not present.num_rows:
+            return present
+        day = present["date"][0].as_py()
+        owned = pa.array([f.path for f in covering if f.covers(day)], pa.string())
         kept = present.filter(pc.invert(pc.fill_null(pc.is_in(present["source_file"], owned), False)))
-        return without_keys(kept, partitions[kept["date"][0].as_py()], contract.key) if kept.num_rows else kept
+        return without_keys(kept, partitions[day], contract.key)
 
     commit = store.replace(PERFORMANCE, partitions, run_id=run_id, keep=others)
     return Ingested(commit, count, _summed(audits), tuple(f.path for f in covering))

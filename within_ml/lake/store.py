@@ -149,6 +149,17 @@ class LakeStore:
         days = set(files["partition.date"].to_pylist()) if files.num_rows else set()
         return tuple(sorted(d for d in days if (first is None or d >= first) and (last is None or d <= last)))
 
+    def written_at(self, table: str) -> dict[date, int]:
+        """When each partition's newest file was written, in milliseconds since 1970; empty where there is no table."""
+        if not self.exists(table):
+            return {}
+        files = live_files(self._open(table))
+        if not files.num_rows:
+            return {}
+        newest = files.group_by("partition.date").aggregate([("modification_time", "max")])
+        times = newest["modification_time_max"].cast(pa.timestamp("ms", "UTC")).cast(pa.int64())
+        return dict(zip(newest["partition.date"].to_pylist(), times.to_pylist(), strict=True))
+
     def read(
         self,
         table: str,

@@ -13,6 +13,9 @@ from within_pipelines.resources import LakeResource, LandingResource
 
 GROUP = "lake"
 OWNERS = ["team:data-platform"]
+SETTLED = dg.DataVersion("1")
+"""Data version of tables without days: a night adds to them what no earlier day may use, so that days made before are
+not stale. Days that a file restates are requested by the sensor of landed days, and what depends on them is stale."""
 
 
 class LandingConfig(dg.Config):
@@ -43,6 +46,7 @@ def landing_files(
         raise SourceError(" ".join(found.refused.values()))
     changed = found.days
     return dg.MaterializeResult(
+        data_version=SETTLED,
         metadata={
             "new_files": len(found.new),
             "new_rows": sum(file.rows for file in found.new),
@@ -78,11 +82,10 @@ def _dimension(table: str) -> dg.AssetsDefinition:
         with measured() as measurement:
             done = ingest_dimension(lake.store, landing.zone, table, run_id=context.run_id)
         if done is None:
-            return dg.MaterializeResult(metadata={"new_files": 0, **measurement.metadata})
+            return dg.MaterializeResult(metadata={"new_files": 0, **measurement.metadata}, data_version=SETTLED)
         reasons = counts_table(done.reasons, name="reason", value="rejected rows")
-        return committed(
-            context, done.commit, measurement, new_files=len(done.files), rejected_rows=done.rejected, reasons=reasons
-        )
+        told = {"new_files": len(done.files), "rejected_rows": done.rejected, "reasons": reasons}
+        return committed(context, done.commit, measurement, **told)._replace(data_version=SETTLED)
 
     return dimension
 
