@@ -3,8 +3,9 @@
     steps = Steps("benchmarks.nightly", folder)
     cost = steps.run("ingest", first="2024-01-01")
 
-A step is a function ``<module>.step_<name>(**arguments)``. Interpreter start and imports at the head of the module are
-not part of its seconds, but they are part of its peak memory.
+A step is a function ``<module>.step_<name>(**arguments)``. Its seconds begin when the interpreter has started, the
+module and what its ``IMPORTS`` name for the step are imported and its ``prepare()``, if any, has returned; the peak of
+memory and the seconds of the whole process contain all of that.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ _KIB_PER_MIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a step cost: CPU and wall seconds of its work, peak resident MiB of its process, and what it returned."""
+    """What a step cost: CPU and wall seconds of its work, those of its whole process with start and imports, peak resident
+    MiB of the process, and what it returned.
+    """
 
     step: str
     cpu: float
     wall: float
     peak: float
+    whole_cpu: float
+    whole_wall: float
     told: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,17 +55,23 @@ def run_step(
     report = work / "cost.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.measuring", module, step, str(report), json.dumps(told)]
+    start = time.perf_counter()
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    whole_wall = time.perf_counter() - start
     if done.returncode or not report.exists():
         raise StepFailedError(f"{step} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return Cost(step, **json.loads(report.read_text(encoding="utf-8")))
+    return Cost(step, whole_wall=whole_wall, **json.loads(report.read_text(encoding="utf-8")))
 
 
-def _child(module: str, step: str, report: str, arguments: str) -> None:
-    function = getattr(importlib.import_module(module), f"step_{step}")
+def _child(name: str, step: str, report: str, arguments: str) -> None:
+    module = importlib.import_module(name)
+    for needed in getattr(module, "IMPORTS", {}).get(step, ()):
+        importlib.import_module(needed)
+    getattr(module, "prepare", lambda: None)()
     wall, cpu = time.perf_counter(), _cpu()
-    told = function(**json.loads(arguments)) or {}
-    cost = {"cpu": _cpu() - cpu, "wall": time.perf_counter() - wall, "peak": _peak(), "told": told}
+    told = getattr(module, f"step_{step}")(**json.loads(arguments)) or {}
+    wall, work = time.perf_counter() - wall, _cpu() - cpu
+    cost = {"cpu": work, "wall": wall, "peak": _peak(), "whole_cpu": _cpu(), "told": told}
     Path(report).write_text(json.dumps(cost), encoding="utf-8")
 
 
@@ -70,7 +81,9 @@ def _cpu() -> float:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MIB
+    """Peak of this program; `ru_maxrss` would begin with that of the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / _KIB_PER_MIB
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

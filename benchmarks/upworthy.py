@@ -6,8 +6,8 @@ The sample goes through the lake and the features like in the product. Each late
 by the vintage of the Monday before that, trained as the pipeline trains it: on rows whose label was mature by then,
 split out of time into training, validation (early stopping and calibration) and test; the test part is not trained on.
 The baselines are fitted anew for each week on the training and validation rows of that vintage. Those named "every
-mature row" also get the weeks of the test part: what the newest weeks are worth. The last 21 weeks of the sample (2014-W20 … W40) chose no
-hyperparameter. Intervals are 95 % bootstraps by test.
+mature row" also get the weeks of the test part: what the newest weeks are worth. The text score's hyperparameters were chosen on weeks before the
+last 21 of the sample (2014-W20 … W40). Intervals are 95 % bootstraps by test.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ WITHIN. What it does not do is listed in `benchmarks.nightly`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -34,7 +35,7 @@ LEVELS = {"platform": ["platform"], "account": ACCOUNT, "campaign": CAMPAIGN, "a
 STRENGTH = {"platform": 100.0, "account": 400.0, "campaign": 400.0, "ad": 1000.0}
 MEASURES = ["impressions", "clicks", "spend", "conversions", "revenue"]
 WINDOWS = (1, 7, 28)
-HORIZON, MATURITY, HELD_OUT = 7, 9, 28
+HORIZON, MATURITY, HELD_OUT = 7, 9, 14
 PARAMETERS = {
     "objective": "binary:logistic", "eta": 0.05, "max_depth": 4, "min_child_weight": 20, "lambda": 20, "nthread": 2,
     "tree_method": "hist", "seed": 0,
@@ -55,17 +56,13 @@ def write_days(folder: Path, table: str, rows: pd.DataFrame, first: str, last: s
     for day in day_range(first, last):
         path = partition(folder, table, day)
         path.parent.mkdir(parents=True, exist_ok=True)
-        days.get(pd.Timestamp(day), rows.iloc[:0]).drop(columns="date").to_parquet(path, index=False)
+        days.get(pd.Timestamp(day), rows.iloc[:0]).to_parquet(path, index=False)
     return len(rows)
 
 
 def read_days(folder: Path, table: str, first: str, last: str, columns: list[str] | None = None) -> pd.DataFrame:
-    parts = []
-    for day in day_range(first, last):
-        path = partition(folder, table, day)
-        if path.exists():
-            parts.append(pd.read_parquet(path, columns=columns, partitioning=None).assign(date=pd.Timestamp(day)))
-    return pd.concat(parts, ignore_index=True)
+    paths = [path for day in day_range(first, last) if (path := partition(folder, table, day)).exists()]
+    return pd.read_parquet(paths, columns=columns, partitioning=None)
 
 
 def step_ingest(folder: str, first: str, last: str) -> dict[str, Any]:
@@ -93,13 +90,21 @@ def texts(folder: Path) -> pd.DataFrame:
 def ads_of(folder: Path) -> pd.DataFrame:
     ads = pd.read_parquet(folder / "landing/simulation/ads.parquet")
     for column in ("valid_from", "created_at"):
-        ads[column] = pd.to_datetime(ads[column])
+        ads[column] = pd.to_datetime(ads[column]).astype("datetime64[us]")
     return ads.fillna({"headline": "", "body": ""})
+
+
+def reading_ease(text: str) -> float:
+    """Flesch's formula; syllables as groups of vowels, because textstat's own count wants a download."""
+    import textstat
+
+    words, sentences = textstat.lexicon_count(text), textstat.sentence_count(text)
+    syllables = len(re.findall(r"[aeiouy]+", text.lower()))
+    return 206.835 - 1.015 * words / max(sentences, 1) - 84.6 * syllables / max(words, 1)
 
 
 def step_content(folder: str) -> dict[str, Any]:
     """Counts, sentiment and readability of each text that has none yet."""
-    import textstat
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     root = Path(folder)
@@ -116,7 +121,7 @@ def step_content(folder: str) -> dict[str, Any]:
     columns |= {f"text_{n}": text.str.lower().str.count(rf"\b(?:{pattern})\b") for n, pattern in words.items()}
     columns |= {"text_length": text.str.len(), "text_body_words": new["body"].str.count(r"\w+")}
     columns["sentiment"] = [analyzer.polarity_scores(line)["compound"] for line in text]
-    columns["readability"] = [textstat.flesch_reading_ease(f"{h}. {b}") for h, b in zip(text, new["body"], strict=True)]
+    columns["readability"] = [reading_ease(f"{h}. {b}") for h, b in zip(text, new["body"], strict=True)]
     both = pd.concat([known, new.assign(**columns)], ignore_index=True)
     (root / "usual").mkdir(exist_ok=True)
     both.to_parquet(root / "usual/content.parquet", index=False)
@@ -265,12 +270,12 @@ def step_training_set(folder: str, first: str, last: str) -> dict[str, Any]:
     """Features joined with clicks and impressions of the seven days after; ``last`` is the Monday of training."""
     root = Path(folder)
     end = str((pd.Timestamp(last) - pd.Timedelta(days=MATURITY)).date())
-    performance = read_days(root, "performance", first, last, [*AD, "impressions", "clicks"])
+    performance = read_days(root, "performance", first, last, ["date", *AD, "impressions", "clicks"])
     daily = performance.groupby([*AD, "date"])[["impressions", "clicks"]].sum().unstack("date").fillna(0.0)
     labels = []
     for measure in ("impressions", "clicks"):
         ahead = daily[measure].T.iloc[::-1].rolling(HORIZON, min_periods=1).sum().iloc[::-1].shift(-1)
-        labels.append(ahead.stack(AD).rename(f"label_{measure}"))
+        labels.append(ahead.T.stack().rename(f"label_{measure}"))
     label = pd.concat(labels, axis=1).reset_index()
     rows = read_days(root, "ad_features", first, end).merge(label, on=["date", *AD])
     rows = rows[rows["label_impressions"] > 0]
