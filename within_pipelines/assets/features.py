@@ -69,7 +69,7 @@ def ad_content(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
             fresh = new.join(present.select(["text_hash"]), keys="text_hash", join_type="left anti")
             return pa.concat_tables([present, fresh.select(present.column_names)], promote_options="permissive")
 
-        commit = store.transform(CONTENT, added, run_id=context.run_id)
+        commit = store.transform(CONTENT, added, run_id=context.run.run_id)
     return committed(context, commit, measurement, new_texts=new.num_rows, feature_version=FEATURE_VERSION)
 
 
@@ -103,7 +103,7 @@ def ad_features(
             limits=features.limits(),
         )
         commit = store.replace_stream(
-            "ad_features", _chosen(computed, wanted), run_id=context.run_id, narrowing=config.narrowing()
+            "ad_features", _chosen(computed, wanted), run_id=context.run.run_id, narrowing=config.narrowing()
         )
     return committed(context, commit, measurement, feature_version=FEATURE_VERSION)
 
@@ -132,7 +132,7 @@ def account_features(
         )
         narrowing = Narrowing(accounts=tuple(config.accounts))
         commit = store.replace_stream(
-            "account_features", _chosen(computed, wanted), run_id=context.run_id, narrowing=narrowing
+            "account_features", _chosen(computed, wanted), run_id=context.run.run_id, narrowing=narrowing
         )
     return committed(context, commit, measurement, feature_version=FEATURE_VERSION)
 

@@ -39,7 +39,7 @@ def landing_files(
     """Register what has landed since the last look."""
     chosen = [(landing.path(p), config.source) for p in config.paths] if config.paths else None
     with measured() as measurement:
-        found = register(lake.store, landing.zone, chosen, run_id=context.run_id)
+        found = register(lake.store, landing.zone, chosen, run_id=context.run.run_id)
     for path, sentence in found.refused.items():
         context.log.error(f"{path} was refused: {sentence}")
     if config.paths and found.refused:
@@ -80,7 +80,7 @@ def _dimension(table: str) -> dg.AssetsDefinition:
     )
     def dimension(context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource) -> Any:
         with measured() as measurement:
-            done = ingest_dimension(lake.store, landing.zone, table, run_id=context.run_id)
+            done = ingest_dimension(lake.store, landing.zone, table, run_id=context.run.run_id)
         if done is None:
             return dg.MaterializeResult(metadata={"new_files": 0, **measurement.metadata}, data_version=SETTLED)
         reasons = counts_table(done.reasons, name="reason", value="rejected rows")
@@ -109,6 +109,6 @@ def ad_performance(
 ) -> dg.MaterializeResult[Any]:
     """Make the partitions of these days from the landing files that cover them."""
     with measured() as measurement:
-        done = ingest_days(lake.store, landing.zone, days(context.partition_keys), run_id=context.run_id)
+        done = ingest_days(lake.store, landing.zone, days(context.partition_keys), run_id=context.run.run_id)
     reasons = counts_table(done.reasons, name="reason", value="rejected rows")
     return committed(context, done.commit, measurement, rejected_rows=done.rejected, reasons=reasons)

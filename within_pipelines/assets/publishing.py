@@ -36,7 +36,7 @@ def published_scores(
         version = store.version("ad_scores") or 0
         for day in days(context.partition_keys):
             rows = store.read("ad_scores", {"date": day, **scope}, version=version)
-            done = repository.publish(rows, day, lake_version=version, run_id=context.run_id, scope=scope)
+            done = repository.publish(rows, day, lake_version=version, run_id=context.run.run_id, scope=scope)
             context.add_asset_metadata({"dagster/row_count": done.rows}, partition_key=day.isoformat())
             total += done.rows
     context.log.info(f"published {total} rows of {len(context.partition_keys)} days from version {version}")

@@ -59,8 +59,8 @@ def ad_scores(
             if backfill_id
             else {day: registry.resolve(ModelType.AD_SCORE, config.model, day) for day in wanted}
         )
-        scored = _scored(store, config, versions, registry, context.run_id)
-        commit = store.replace_stream("ad_scores", scored, run_id=context.run_id, narrowing=config.narrowing())
+        scored = _scored(store, config, versions, registry, context.run.run_id)
+        commit = store.replace_stream("ad_scores", scored, run_id=context.run.run_id, narrowing=config.narrowing())
     used = sorted({str(v) for v in versions.values()})
     return committed(context, commit, measurement, model=config.model, model_versions=", ".join(used))
 

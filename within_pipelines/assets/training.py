@@ -59,7 +59,7 @@ def ad_training_set(
         )
         # The partition's own date is the as-of day; the day of the features becomes a column beside it.
         rows = rows.rename_columns([FEATURE_DATE if c == "date" else c for c in rows.column_names])
-        commit = store.replace(TRAINING_SET, {as_of: rows}, run_id=context.run_id)
+        commit = store.replace(TRAINING_SET, {as_of: rows}, run_id=context.run.run_id)
     return committed(
         context,
         commit,
@@ -173,7 +173,7 @@ def ad_score_evaluation(
                 "trained_through": str(frames["validation"]["date"].max())[:10],
                 "feature_version": FEATURE_VERSION,
                 f"lake_version_{TRAINING_SET}": lake_version,
-                "dagster_run_id": context.run_id,
+                "dagster_run_id": context.run.run_id,
             },
             parameters=predictor.hyperparameters(),
             report_files=files,
@@ -234,7 +234,7 @@ def ad_score_champion(
         verdict = "promoted"
         try:
             registry.promote(
-                name, version, decision=decision, reason="weekly training", decided_by="gate", run_id=context.run_id
+                name, version, decision=decision, reason="weekly training", decided_by="gate", run_id=context.run.run_id
             )
         except PromotionRefusedError as refusal:
             # A refusal is a result, not a failure: it stands in the ledger and the champion goes on.
