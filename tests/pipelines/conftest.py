@@ -32,8 +32,10 @@ from within_pipelines.resources import (
     PostgresResource,
     RegistryResource,
     TrainingResource,
+    build_resources,
 )
 from within_pipelines.runs import Run, Runner
+from within_pipelines.settings import load_settings
 
 NO_SERVER = DatabaseUrls(dagster="", mlflow="", within="")
 
@@ -110,7 +112,7 @@ class Deployment:
             selection=dg.AssetSelection.groups(*select),
             partition_key=day.isoformat(),
             instance=self.instance,
-            resources=dict(self.resources),
+            resources={**build_resources(load_settings()), **self.resources},
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
