@@ -27,6 +27,7 @@ from within_pipelines.backfills import backfill_config, ingest_landed
 from within_pipelines.definitions import build_defs
 from within_pipelines.resources import (
     AlertResource,
+    FeatureResource,
     LakeResource,
     LandingResource,
     PostgresResource,
@@ -136,6 +137,7 @@ def deploy(root: Path, urls: DatabaseUrls, instance: dg.DagsterInstance, *, days
             artifact_root=str(root / "state" / "mlartifacts"),
             vintages_root=str(root / "state" / "vintages"),
         ),
+        "features": FeatureResource(memory="1GB"),
         "training": TrainingResource(days=days, max_rows=500_000),
         "alerts": AlertResource(),
     }
