@@ -57,6 +57,12 @@ def main() -> None:
     with browser_page(scale=1.5) as page:
         open_asset_graph(page, address, bare=True)
         page.wait_for_timeout(SETTLE_MS)
+        # Away from the header and the zoom's buttons, which lie over the graph.
+        page.mouse.move(900, 500)
+        page.mouse.down()
+        page.mouse.move(880, 525, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(SETTLE_MS)
         page.screenshot(path=Path(__file__).parent / "asset_graph.png")
 
 
