@@ -3,9 +3,9 @@
 Only this module knows which real thing stands behind each; tests hand in their own through `build_defs`.
 """
 
+import http.client
 import json
 import logging
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +159,7 @@ class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         try:
             with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_SECONDS):  # noqa: S310
                 return True
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:
             logger.error("The alert webhook did not take the alert: %s", error)
             return False
 
