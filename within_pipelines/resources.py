@@ -6,9 +6,9 @@ Dagster shows the configuration of resources in its UI and keeps it with runs. W
 Postgres, options of an object store, the webhook) is therefore read from the settings when it is used.
 """
 
+import http.client
 import json
 import logging
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +168,7 @@ class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         try:
             with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_SECONDS):  # noqa: S310
                 return True
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:
             logger.error("The alert webhook did not take the alert: %s", error)
             return False
 

@@ -163,6 +163,28 @@ def deployment(tmp_path: Path, instance: dg.DagsterInstance, fresh_databases: Da
     return deploy(tmp_path, fresh_databases, instance)
 
 
+@pytest.fixture
+def make_deployment(
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    postgres: EmbeddedPostgres,
+    _within_template: str,
+    _mlflow_template: str,
+    copy_database: Callable[[str], str],
+) -> Callable[[str], Deployment]:
+    """Return a function that makes deployments beside each other, by name."""
+
+    def make(name: str) -> Deployment:
+        urls = DatabaseUrls(
+            dagster="",
+            mlflow=postgres.url(copy_database(_mlflow_template), "psycopg2"),
+            within=postgres.url(copy_database(_within_template)),
+        )
+        return deploy(tmp_path / name, urls, instance)
+
+    return make
+
+
 AGENCY = SimulationConfig(accounts=12, days=150, seed=7, max_images=10)
 AS_OF = date(2024, 5, 13)
 """The Monday as of which the agency's model is trained."""

@@ -353,7 +353,9 @@ def _audited(zone: LandingZone, file: Registered, days: Sequence[date]) -> Itera
 
     A key holds its day, so that rows that repeat it are always in one audit.
     """
-    within = [d for d in days if file.first_date and file.last_date and file.first_date <= d <= file.last_date]
+    if file.first_date is None or file.last_date is None:
+        return
+    within = [d for d in days if file.first_date <= d <= file.last_date]
     span = (within[-1] - within[0]).days + 1
     rows_per_day = max(1, file.rows // ((file.last_date - file.first_date).days + 1))
     step = max(1, ROWS_PER_AUDIT // rows_per_day)
