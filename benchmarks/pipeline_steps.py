@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+from within_pipelines.backfills import backfill_config
 from within_pipelines.definitions import defs
 from within_pipelines.postgres import prepare_dagster
 from within_pipelines.settings import load_settings
@@ -33,8 +34,7 @@ ASSETS = {
     "publishing": "published_scores",
 }
 
-# The gate may refuse the only model there is; what scoring costs does not depend on its verdict.
-CONFIG = {"ad_scores": {"model": "1"}}
+MODEL = "1"
 
 
 def runner() -> Any:
@@ -54,7 +54,10 @@ def prepare() -> None:
 def materialized(step: str, first: str, last: str) -> dict[str, Any]:
     chosen = runner()
     selection = chosen.select(ASSETS[step])
-    chosen.backfill(selection, date.fromisoformat(first), date.fromisoformat(last), config=CONFIG)
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    # The gate may refuse the only model there is; what scoring costs does not depend on its verdict.
+    config = backfill_config(selection, model=MODEL, accounts=[], campaigns=[], first=begin)
+    chosen.backfill(selection, begin, end, config=config)
     return {}
 
 
@@ -110,5 +113,7 @@ def step_night(day: str) -> dict[str, Any]:
 
     chosen = runner()
     selection = chosen.select(",".join(NIGHTLY_GROUPS))
-    chosen.materialize([*selection.unpartitioned, *selection.daily], partition=day, config=CONFIG)
+    chosen.materialize(
+        [*selection.unpartitioned, *selection.daily], partition=day, config={"ad_scores": {"model": MODEL}}
+    )
     return {}

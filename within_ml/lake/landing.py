@@ -353,14 +353,15 @@ def _audited(zone: LandingZone, file: Registered, days: Sequence[date]) -> Itera
 
     A key holds its day, so that rows that repeat it are always in one audit.
     """
-    within = [d for d in days if file.first_date and file.last_date and file.first_date <= d <= file.last_date]
-    span = (within[-1] - within[0]).days + 1
+    if file.first_date is None or file.last_date is None:
+        return
+    begin, end = max(days[0], file.first_date), min(days[-1], file.last_date)
     rows_per_day = max(1, file.rows // ((file.last_date - file.first_date).days + 1))
     step = max(1, ROWS_PER_AUDIT // rows_per_day)
     with _opened(zone, file) as source:
-        for offset in range(0, span, step):
-            first = within[0] + timedelta(days=offset)
-            last = min(first + timedelta(days=step - 1), within[-1])
+        for offset in range(0, (end - begin).days + 1, step):
+            first = begin + timedelta(days=offset)
+            last = min(first + timedelta(days=step - 1), end)
             yield audit(source.read(PERFORMANCE, dates=(first, last)), CONTRACTS[PERFORMANCE])
 
 
