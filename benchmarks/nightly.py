@@ -58,8 +58,9 @@ WITHIN has, and the script with pandas lacks:
 - **More of a model.** WITHIN's training has four assets: level, out-of-fold text score and trees; a calibrator on later
   weeks; evaluation with bootstrap intervals beside three baselines, and a report; registration and the gate. The script
   fits one TF-IDF ridge and one booster and judges them by one number. Both name the words that count.
-- **Bookkeeping.** Each stage is a Dagster run with events, row counts, versions, checks and a lookup in the registry: a
-  fixed cost of some seconds for a process, most of what a small night costs.
+- **Bookkeeping.** Each stage is a Dagster run with events, row counts, versions and a lookup in the registry, and what
+  is ingested and scored is told again by a Great Expectations suite for people to read. That costs some seconds for a
+  process and hardly grows with the rows: it is most of what a small night costs.
 - **Bounded memory.** Features are computed in buckets of accounts; the script's wide tables grow with ads × days.
 
 The script has, and WITHIN lacks: a few hundred lines and nothing else to learn, and the lower figures where they are

@@ -13,11 +13,21 @@ from within_pipelines.definitions import defs
 from within_pipelines.postgres import prepare_dagster
 from within_pipelines.settings import load_settings
 
-_MODELS = ("mlflow", "xgboost", "sklearn.linear_model", "within_ml.ad_score", "within_ml.features.text_score")
+_MODELS = (
+    "mlflow",
+    "xgboost",
+    "sklearn.linear_model",
+    "within_ml.ad_score",
+    "within_ml.calibration.spline",
+    "within_ml.features.text_score",
+    "within_ml.models.boosted",
+    "within_ml.registry",
+)
 IMPORTS = {
+    "ingest": ("great_expectations",),
     "content": ("vaderSentiment.vaderSentiment", "textstat"),
-    "training": (*_MODELS, "matplotlib.figure", "within_ml.validation.evaluation", "within_ml.registry"),
-    "scoring": (*_MODELS, "within_ml.registry"),
+    "training": (*_MODELS, "matplotlib.figure", "within_ml.validation.evaluation"),
+    "scoring": (*_MODELS, "great_expectations"),
     "publishing": ("psycopg", "within_ml.database.repository"),
 }
 IMPORTS["night"] = tuple(name for names in IMPORTS.values() for name in names)
