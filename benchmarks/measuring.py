@@ -29,8 +29,10 @@ _KIB_PER_MIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a step cost: CPU and wall seconds of its work, those of its whole process with start and imports, peak resident
-    MiB of the process, and what it returned.
+    """What a step cost.
+
+    CPU and wall seconds of its work and of its whole process, with start and imports; the process's peak resident MiB;
+    and what the step returned.
     """
 
     step: str

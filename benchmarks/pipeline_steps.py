@@ -8,15 +8,26 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+from within_pipelines.backfills import backfill_config
 from within_pipelines.definitions import defs
 from within_pipelines.postgres import prepare_dagster
 from within_pipelines.settings import load_settings
 
-_MODELS = ("mlflow", "xgboost", "sklearn.linear_model", "within_ml.ad_score", "within_ml.features.text_score")
+_MODELS = (
+    "mlflow",
+    "xgboost",
+    "sklearn.linear_model",
+    "within_ml.ad_score",
+    "within_ml.calibration.spline",
+    "within_ml.features.text_score",
+    "within_ml.models.boosted",
+    "within_ml.registry",
+)
 IMPORTS = {
+    "ingest": ("great_expectations",),
     "content": ("vaderSentiment.vaderSentiment", "textstat"),
-    "training": (*_MODELS, "matplotlib.figure", "within_ml.validation.evaluation", "within_ml.registry"),
-    "scoring": (*_MODELS, "within_ml.registry"),
+    "training": (*_MODELS, "matplotlib.figure", "within_ml.validation.evaluation"),
+    "scoring": (*_MODELS, "great_expectations"),
     "publishing": ("psycopg", "within_ml.database.repository"),
 }
 IMPORTS["night"] = tuple(name for names in IMPORTS.values() for name in names)
@@ -33,8 +44,7 @@ ASSETS = {
     "publishing": "published_scores",
 }
 
-# The gate may refuse the only model there is; what scoring costs does not depend on its verdict.
-CONFIG = {"ad_scores": {"model": "1"}}
+MODEL = "1"
 
 
 def runner() -> Any:
@@ -54,7 +64,10 @@ def prepare() -> None:
 def materialized(step: str, first: str, last: str) -> dict[str, Any]:
     chosen = runner()
     selection = chosen.select(ASSETS[step])
-    chosen.backfill(selection, date.fromisoformat(first), date.fromisoformat(last), config=CONFIG)
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    # The gate may refuse the only model there is; what scoring costs does not depend on its verdict.
+    config = backfill_config(selection, model=MODEL, accounts=[], campaigns=[], first=begin)
+    chosen.backfill(selection, begin, end, config=config)
     return {}
 
 
@@ -110,5 +123,7 @@ def step_night(day: str) -> dict[str, Any]:
 
     chosen = runner()
     selection = chosen.select(",".join(NIGHTLY_GROUPS))
-    chosen.materialize([*selection.unpartitioned, *selection.daily], partition=day, config=CONFIG)
+    chosen.materialize(
+        [*selection.unpartitioned, *selection.daily], partition=day, config={"ad_scores": {"model": MODEL}}
+    )
     return {}

@@ -25,6 +25,7 @@ from within_ml.lake.store import LakeStore, days_between
 SOURCE = "simulation"
 START = date(2024, 1, 1)
 CHUNK_DAYS = 30
+MATURITY_DAYS = 9
 MODULE = "benchmarks.scale"
 
 
@@ -113,12 +114,12 @@ def measured(folder: Path, accounts: int, days: int) -> Iterator[Line]:
     if middle < last:
         span = {"first": str(middle + timedelta(days=1)), "last": str(last)}
         yield Line(f"ingest the other {(last - middle).days} days, in chunks", step("ingest", **span))
-    for length in sorted({1, min(10, days), min(CHUNK_DAYS, days)}):
+    for length in sorted({1, min(CHUNK_DAYS, days), min(3 * CHUNK_DAYS, days)}):
         span = {"first": str(last - timedelta(days=length - 1)), "last": str(last)}
         yield Line(f"ad features of {length} day{'s' * (length > 1)}", step("ad_features", **span))
     yield Line(f"account features of {length} days", step("account_features", **span))
-    if length > 9:
-        span["last"] = str(last - timedelta(days=8))
+    if length > MATURITY_DAYS:
+        span["last"] = str(last - timedelta(days=MATURITY_DAYS - 1))
         yield Line("training rows, sampled to 500,000", step("training_rows", **span))
 
 
@@ -133,6 +134,8 @@ A simulated agency of {accounts:,} accounts over {days} days, a row per day, ad 
 Each line is a process of its own; its peak contains interpreter and libraries (about 250 MiB).
 
 {table(header, [line.cells() for line in lines])}
+
+Ingestion holds one chunk in memory and features one bucket of accounts, however many chunks and days follow.
 
 Simulation: {simulated.wall:.0f} s and {simulated.peak:,.0f} MiB, where at most 120 s and 2,048 MiB were wanted.
 """

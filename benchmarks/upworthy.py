@@ -6,8 +6,8 @@ The sample goes through the lake and the features like in the product. Each late
 by the vintage of the Monday before that, trained as the pipeline trains it: on rows whose label was mature by then,
 split out of time into training, validation (early stopping and calibration) and test; the test part is not trained on.
 The baselines are fitted anew for each week on the training and validation rows of that vintage. Those named "every
-mature row" also get the weeks of the test part: what the newest weeks are worth. The text score's hyperparameters were chosen on weeks before the
-last 21 of the sample (2014-W20 … W40). Intervals are 95 % bootstraps by test.
+mature row" also get the weeks of the test part: what the newest weeks are worth. The text score's hyperparameters were
+chosen on weeks before the last 21 of the sample (2014-W20 … W40). Intervals are 95 % bootstraps by test.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def page(weeks: list[Week], seconds: float) -> str:
 Written by `python -m benchmarks.upworthy --weeks {len(weeks)}`. {machine()}
 
 Upworthy Research Archive (CC BY 4.0), the sample in `data_lake/landing/upworthy`: {len(weeks)} weekly vintages, each
-trained only on rows whose outcome was known on its Monday and used for the week that began six days later.
+trained only on rows whose outcome was known on its Monday and used for the week that began seven days later.
 {len(rows):,} headlines in {rows["campaign_id"].nunique():,} tests, {int(rows["label_clicks"].sum()):,} clicks of
 {int(rows["label_impressions"].sum()):,} impressions. A pair is two headlines of one test with different click rates, a
 significant pair differs at p < .05. The baselines see the same training and validation rows as the vintage; those
@@ -217,7 +217,8 @@ Predicted over actual clicks by week: median {np.median(ratios):.3f}, from {rati
 
 {by_week(weeks)}
 
-A vintage took {np.median([w.seconds for w in weeks]):.1f} CPU seconds to train and calibrate (median), the whole run {seconds:.0f}.
+A vintage took {np.median([w.seconds for w in weeks]):.1f} CPU seconds to train and calibrate (median), the whole run
+{seconds:.0f}.
 """
 
 

@@ -113,8 +113,8 @@ def step_content(folder: str) -> dict[str, Any]:
     new = new.merge(known[["headline", "body"]], how="left", indicator=True)
     new = new[new.pop("_merge") == "left_only"].reset_index(drop=True)
     text, analyzer = new["headline"], SentimentIntensityAnalyzer()
-    words = {"second_person": r"you|your|yours", "first_person": r"i|me|my|we|us|our", "question": r"what|why|how|who|when",
-             "negation": r"not|no|never|don't", "demonstrative": r"this|that|these|those|here|it"}  # fmt: skip
+    words = {"second_person": "you|your|yours", "first_person": "i|me|my|we|us|our", "questioning": "what|why|how|who",
+             "negation": "not|no|never|don't", "demonstrative": "this|that|these|those|here|it"}  # fmt: skip
     counts = {"exclamations": "!", "questions": r"\?", "commas": ",", "colons": ":", "numbers": r"\d+", "words": r"\w+",
               "capitals": r"[A-Z]", "shouted": r"\b[A-Z]{2,}\b", "dashes": "[-–—]", "quotes": "[\"“”]"}  # fmt: skip
     columns = {f"text_{name}": text.str.count(pattern) for name, pattern in counts.items()}
@@ -211,7 +211,7 @@ def with_dates(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     rows = rows.merge(campaigns.assign(start_date=pd.to_datetime(campaigns["start_date"])), on=CAMPAIGN, how="left")
     rows["ad_age_days"] = (rows["date"] - rows.pop("created_at")).dt.days
     rows["campaign_age_days"] = (rows["date"] - rows.pop("start_date")).dt.days
-    rows["day_of_week"] = rows["date"].dt.dayofweek
+    rows["day_of_week"] = rows["date"].dt.day_of_week
     return rows.drop(columns="valid_from").merge(texts(folder), on=["headline", "body"], how="left")
 
 
@@ -388,6 +388,9 @@ def step_publishing(folder: str, first: str, last: str, url: str) -> dict[str, A
     types = {c: "double precision" for c in columns if c.endswith(("score", "ctr"))} | {"date": "date"}
     definition = ", ".join(f"{c} {types.get(c, 'text')}" for c in columns)
     changes = ", ".join(f"{c} = EXCLUDED.{c}" for c in columns if c not in ("date", *AD))
+    upsert = (
+        f"INSERT INTO usual_scores SELECT * FROM staged ON CONFLICT (date, {', '.join(AD)}) DO UPDATE SET {changes}"
+    )
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             f"CREATE TABLE IF NOT EXISTS usual_scores ({definition}, PRIMARY KEY (date, {', '.join(AD)}))"
@@ -399,9 +402,7 @@ def step_publishing(folder: str, first: str, last: str, url: str) -> dict[str, A
                 with connection.cursor().copy(f"COPY staged ({', '.join(columns)}) FROM STDIN") as copy:
                     for row in rows.astype(object).where(rows.notna(), None).itertuples(index=False):
                         copy.write_row(row)
-                connection.execute(
-                    f"INSERT INTO usual_scores SELECT * FROM staged ON CONFLICT (date, {', '.join(AD)}) DO UPDATE SET {changes}"
-                )
+                connection.execute(upsert)
             total += len(rows)
     return {"rows": total}
 

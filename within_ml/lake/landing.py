@@ -355,14 +355,13 @@ def _audited(zone: LandingZone, file: Registered, days: Sequence[date]) -> Itera
     """
     if file.first_date is None or file.last_date is None:
         return
-    within = [d for d in days if file.first_date <= d <= file.last_date]
-    span = (within[-1] - within[0]).days + 1
+    begin, end = max(min(days), file.first_date), min(max(days), file.last_date)
     rows_per_day = max(1, file.rows // ((file.last_date - file.first_date).days + 1))
     step = max(1, ROWS_PER_AUDIT // rows_per_day)
     with _opened(zone, file) as source:
-        for offset in range(0, span, step):
-            first = within[0] + timedelta(days=offset)
-            last = min(first + timedelta(days=step - 1), within[-1])
+        for offset in range(0, (end - begin).days + 1, step):
+            first = begin + timedelta(days=offset)
+            last = min(first + timedelta(days=step - 1), end)
             yield audit(source.read(PERFORMANCE, dates=(first, last)), CONTRACTS[PERFORMANCE])
 
 

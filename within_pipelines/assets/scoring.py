@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 from datetime import date
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 BACKFILL_TAG = "dagster/backfill"
 CONTRACT = CONTRACTS["ad_scores"]
+ROWS_PER_PREDICTION = 100_000
+"""Days are predicted together up to about so many rows: an ad's text, the same on most of them, is looked at once."""
 
 
 class ScoringConfig(NarrowingConfig):
@@ -70,12 +74,24 @@ def _scored(
 ) -> Iterator[tuple[date, pa.Table]]:
     scope = config.narrowing().filters()
     sources = {"ad_features": store.version("ad_features")}
-    loaded: dict[str, AdScorePredictor] = {}
-    for day, version in versions.items():
-        if version not in loaded:
-            loaded = {version: registry.load(ModelType.AD_SCORE, version)}
-        features = store.read("ad_features", {"date": day, **scope})
-        yield day, score_rows(loaded[version], features, version=version, source_versions=sources, run_id=run_id)
+    for version, group in groupby(versions.items(), key=itemgetter(1)):
+        predictor = registry.load(ModelType.AD_SCORE, version)
+        for parts in _together(store, [day for day, _ in group], scope):
+            features = pa.concat_tables(parts.values())
+            rows = score_rows(predictor, features, version=version, source_versions=sources, run_id=run_id)
+            yield from ((day, rows.filter(pc.equal(rows["date"], day))) for day in parts)
+
+
+def _together(store: LakeStore, wanted: list[date], scope: dict[str, list[str]]) -> Iterator[dict[date, pa.Table]]:
+    """Read features day by day, and give some days at a time."""
+    parts: dict[date, pa.Table] = {}
+    for day in wanted:
+        parts[day] = store.read("ad_features", {"date": day, **scope})
+        if sum(rows.num_rows for rows in parts.values()) >= ROWS_PER_PREDICTION:
+            yield parts
+            parts = {}
+    if parts:
+        yield parts
 
 
 def score_rows(

@@ -133,7 +133,7 @@ class TestRefusals:
         bad = performance(days(1, START + timedelta(days=1)), clicks=101)
         land(zone, "1", pa.concat_tables([performance(days(1)), bad]))
         register(store, zone, run_id="r")
-        with pytest.raises(ContractError, match="ad_performance of 2024-01-02: at most 5%.*clicks_above_impressions"):
+        with pytest.raises(ContractError, match=r"ad_performance of 2024-01-02: at most 5%.*clicks_above_impressions"):
             ingest_days(store, zone, days(2), run_id="r")
         assert store.dates("ad_performance") == ()
 
