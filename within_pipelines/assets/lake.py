@@ -55,7 +55,7 @@ def landing_files(
             "last_changed_date": changed[-1].isoformat() if changed else "",
             "rows_by_source": counts_table(_rows_by_source(found.new), name="source", value="rows"),
             **measurement.metadata,
-        }
+        },
     )
 
 
