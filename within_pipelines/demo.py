@@ -46,7 +46,9 @@ class Demo:
                 (p.relative_to(self.settings.landing).as_posix(), SOURCE) for p in sorted(landed.glob("*.parquet"))
             ]
             ingest_landed(self.runner, files, store=self.store, progress=show)
-        first, last = self._span()
+            first, last = self._span()
+            # The history begins the day before the first export's; without this partition it would look unfinished.
+            self._missing(self.store.dates(PERFORMANCE), PERFORMANCE, first, last, show)
         with self._step("features of each day") as show:
             self._missing(self.store.dates("ad_features"), "ad_content,ad_features", first, last, show)
         vintages = mondays(last - timedelta(days=HORIZON_DAYS * WEEKS), last)
