@@ -14,7 +14,7 @@ from rich.table import Table
 
 from within_ml.base import HORIZON_DAYS, ModelType
 from within_ml.features.runner import compute_training_rows
-from within_ml.lake.landing import current_files
+from within_ml.lake.landing import PERFORMANCE, current_files
 from within_ml.lake.store import LakeStore, days_between
 from within_pipelines.assets.features import reader
 from within_pipelines.assets.training import REPORT, training_frame
