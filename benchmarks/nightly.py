@@ -213,7 +213,8 @@ shared, so wall seconds are only a hint. Ratio: WITHIN's CPU over that of pandas
 
 {figures(pairs["backfill"])}
 
-{verdict(pairs["backfill"])} In the lake afterwards: {counted(deployment)}.
+{verdict(pairs["backfill"])} In the lake after this and the
+nights below: {counted(deployment)}.
 
 Log-loss per impression on the last days, which neither model was fitted on; each side has its own split, so that the
 two are no ranking: WITHIN {training.ours.told["log_loss"]:.5f} ({training.ours.told["test_rows"]:,} rows), the script
