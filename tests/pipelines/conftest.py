@@ -185,8 +185,8 @@ def make_deployment(
     return make
 
 
-AGENCY = SimulationConfig(accounts=12, days=150, seed=7, max_images=10)
-AS_OF = date(2024, 5, 13)
+AGENCY = SimulationConfig(accounts=12, days=120, seed=7, max_images=10)
+AS_OF = date(2024, 4, 15)
 """The Monday as of which the agency's model is trained."""
 
 

@@ -148,14 +148,14 @@ def features_and_scores(deployment, on: date):
 
 
 def test_a_narrowed_backfill_replaces_only_the_rows_of_its_account_and_campaign(trained_agency, agency):
-    night = date(2024, 5, 12)
+    night = date(2024, 4, 14)
     trained_agency.backfill("ad_scores,published_scores", night, night)
     before = features_and_scores(trained_agency, night)
     chosen = before[0].filter(pc.greater(before[0]["ad_impressions_7d"], 0)).slice(0, 1).to_pylist()[0]
     account, campaign = chosen["account_id"], chosen["campaign_id"]
 
     # A restatement of yesterday concerns every account; only one campaign's rows are made again.
-    path = next((trained_agency.landing / "simulation").glob("ad_performance_*_2024-05-12.parquet"))
+    path = next((trained_agency.landing / "simulation").glob("ad_performance_*_2024-04-14.parquet"))
     rows = pq.read_table(path)
     tripled = pc.multiply(rows["impressions"], pc.if_else(pc.equal(rows["date"], night), 3, 1))
     trained_agency.land(

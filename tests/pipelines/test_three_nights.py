@@ -12,7 +12,7 @@ from within_ml.base import HORIZON_DAYS
 from within_ml.lake.contracts import AD_KEY
 from within_ml.lake.simulation import write_landing
 
-FIRST_NIGHT = date(2024, 5, 13)
+FIRST_NIGHT = date(2024, 4, 15)
 NIGHTS = [FIRST_NIGHT + timedelta(days=n) for n in range(3)]
 KEY = ["date", *AD_KEY]
 
@@ -70,7 +70,8 @@ def test_scores_come_close_to_the_truth_and_are_published_as_they_are(nights, ag
     scores = store.read("ad_scores").to_pandas()
     judged = scores.merge(truth_of_weeks(agency), on=KEY, validate="one_to_one")
     assert sorted(set(judged["date"])) == NIGHTS
-    assert judged["impressions"].sum() > 0.9 * truth_of_weeks(agency)["impressions"].sum()
+    # The others are of ads that nobody knew yet on the night.
+    assert judged["impressions"].sum() > 0.8 * truth_of_weeks(agency)["impressions"].sum()
 
     under_truth = log_loss(judged, judged["true_ctr"])
     under_scores = log_loss(judged, judged["predicted_ctr"])

@@ -285,7 +285,8 @@ def unfinished_files(store: LakeStore) -> list[Registered]:
     A run that is killed between registering a file and making its days leaves such a file. When it was registered is
     read from the history of the ledger's table; a file older than that history counts as finished.
     """
-    registered = {v["run_id"]: v["timestamp"] for v in store.catalog.versions(TABLE, limit=LEDGER_VERSIONS)}
+    newest_last = reversed(store.catalog.versions(TABLE, limit=LEDGER_VERSIONS))
+    registered = {v["run_id"]: v["timestamp"] for v in newest_last}
     runs = dict(store.read(TABLE, columns=["sequence", "run_id"]).to_pandas().itertuples(index=False, name=None))
     written = store.written_at(PERFORMANCE)
     found = []

@@ -1,0 +1,113 @@
+"""A backfill through Dagster's daemon: a day that fails its audit stops what depends on it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus, PartitionBackfill
+
+from within_ml.lake.store import LakeStore
+from within_pipelines.definitions import build_defs
+from within_pipelines.postgres import prepare_dagster, project_root
+from within_pipelines.runs import Runner
+from within_pipelines.settings import load_settings
+
+FIRST = date(2024, 1, 1)
+DEADLINE_SECONDS = 240
+
+
+def performance(day: date, clicks: int) -> pa.Table:
+    same = {"platform": "meta", "account_id": "a", "campaign_id": "c", "ad_group_id": "g", "region": "CA"}
+    return pa.table(
+        {
+            "date": pa.array([day] * 20, pa.date32()),
+            **{name: [value] * 20 for name, value in same.items()},
+            "ad_id": [f"ad-{n}" for n in range(20)],
+            "impressions": pa.array([1000] * 20, pa.int64()),
+            "clicks": pa.array([clicks] * 20, pa.int64()),
+            **{name: [1.0] * 20 for name in ("spend", "conversions", "revenue")},
+        }
+    )
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A deployment of its own, with its own Postgres, as its processes find it."""
+    with tempfile.TemporaryDirectory(prefix="within-daemon-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        for name, part in (("STATE_DIR", "state"), ("LAKE_ROOT", "lake"), ("LANDING_ROOT", "landing")):
+            monkeypatch.setenv(f"WITHIN_{name}", str(path / part))
+        monkeypatch.setenv("DAGSTER_HOME", str(project_root()))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("WITHIN_DAGSTER_POSTGRES_URL", "WITHIN_DAGSTER_STORAGE"):
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        yield path
+
+
+@pytest.fixture
+def instance(root: Path) -> Iterator[dg.DagsterInstance]:
+    prepare_dagster(load_settings())
+    with dg.DagsterInstance.get() as found:
+        yield found
+
+
+@pytest.fixture
+def daemon(root: Path, instance: dg.DagsterInstance) -> Iterator[subprocess.Popen[bytes]]:
+    command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-m", "within_pipelines.definitions"]
+    environment = os.environ | {"PYTHONPATH": str(project_root())}
+    with (root / "daemon.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=project_root(), env=environment, stdout=log, stderr=log)
+        yield process
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.slow
+def test_a_day_that_fails_its_audit_stops_what_depends_on_it(root, instance, daemon):
+    days = [FIRST + timedelta(days=n) for n in range(4)]
+    folder = root / "landing" / "simulation"
+    folder.mkdir(parents=True)
+    for day in days:
+        pq.write_table(performance(day, 2000 if day == days[1] else 5), folder / f"ad_performance_{day}.parquet")
+    definitions = build_defs()
+    runner = Runner(definitions, instance)
+    runner.materialize(["landing_files"])
+
+    graph = definitions.resolve_asset_graph()
+    backfill = PartitionBackfill.from_asset_partitions(
+        backfill_id="audited",
+        asset_graph=graph,
+        partition_names=[day.isoformat() for day in days],
+        asset_selection=[dg.AssetKey("ad_performance"), dg.AssetKey("ad_features")],
+        backfill_timestamp=time.time(),
+        tags={},
+        dynamic_partitions_store=instance,
+        all_partitions=False,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    instance.add_backfill(backfill)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (status := instance.get_backfill("audited").status) not in BULK_ACTION_TERMINAL_STATUSES:
+        assert daemon.poll() is None, (root / "daemon.log").read_text()
+        assert time.monotonic() < deadline, (root / "daemon.log").read_text()
+        time.sleep(1)
+    store = LakeStore(str(root / "lake"))
+    assert status in {BulkActionStatus.COMPLETED_FAILED, BulkActionStatus.FAILED}
+    assert store.dates("ad_performance") == ()
+    assert not store.exists("ad_features")
+    failed = [run for run in instance.get_runs() if run.status == dg.DagsterRunStatus.FAILURE]
+    assert len(failed) == 1
+    assert {key.to_user_string() for key in failed[0].asset_selection or ()} == {"ad_performance"}
