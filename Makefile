@@ -29,7 +29,7 @@ test: $(STAMP)  ## All fast tests
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)  ## The tests that need daemons, a browser or minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SLOW)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
