@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
+CTR_DECIMALS = 12
+"""Scores are rounded to these: the last bit of a float depends on where in memory an array lies, and a night that is
+scored again must give the same scores."""
+
 
 class AdScorePredictor(BaseMLModel):
     """Predict the click-through rate of each ad in the seven days after its row's date, and score it.
@@ -230,7 +234,7 @@ class AdScorePredictor(BaseMLModel):
         has_text = (X["headline"].notna() | X["body"].notna()).to_numpy()
         reading_ease = self._optional(X, "readability")
         scores = {
-            "predicted_ctr": self._calibrated(margin),
+            "predicted_ctr": np.round(self._calibrated(margin), CTR_DECIMALS),
             "ad_score": self.margin_scale_.transform(margin, groups=X["platform"]),
             "engagement_score": np.where(has_text, self.text_scale_.transform(text), np.nan),
             "sentiment_score": self._optional(X, "sentiment"),
