@@ -8,11 +8,9 @@ file of no rows, so that "nothing happened" and "not there yet" stay different t
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,8 +19,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pa_fs
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
@@ -30,6 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from within_ml.errors import InputError, LakeError, MissingPartitionsError, shown
 from within_ml.lake.catalog import DataCatalogModel, DataLakeModel, Filter, live_files, table_filesystem
 from within_ml.lake.contracts import CONTRACTS
+from within_ml.lake.files import common_schema, fitted, joined, without_date, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +35,6 @@ COMMIT_ATTEMPTS = 40
 
 ROWS_PER_COMMIT = 500_000
 """A stream of days is committed whenever this many rows have gathered."""
-
-SORT_COLUMNS = ("platform", "account_id", "campaign_id", "ad_id")
-"""Order of the rows of tables without a contract, so that readers of one account skip row groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +250,8 @@ class LakeStore:
         if not partitions:
             raise InputError(f"{table}: at least one partition must be given to replace, however there was none.")
         days = sorted(partitions)
-        rows = {day: _without_date(partitions[day], day, table) for day in days}
-        schema = _common_schema(table, rows.values())
+        rows = {day: without_date(partitions[day], day, table) for day in days}
+        schema = common_schema(table, rows.values())
         if narrowing:
             self._require_whole(table, days)
             for incoming in rows.values():
@@ -268,7 +262,7 @@ class LakeStore:
             if keep is None or delta is None:
                 return rows
             present = self.read(table, {"date": list(days)})
-            return {day: _joined(keep(present.filter(pc.equal(present["date"], day))), rows[day]) for day in days}
+            return {day: joined(keep(present.filter(pc.equal(present["date"], day))), rows[day]) for day in days}
 
         return self._commit(table, schema, prepare, days, run_id)
 
@@ -397,7 +391,7 @@ class LakeStore:
         schema = stored.remove(stored.get_field_index("date")) if partitioned else stored
         filesystem = table_filesystem(delta)
         actions: list[AddAction | RemoveAction] = [
-            _write(filesystem, _fitted(table, rows, schema), day, table) for day, rows in parts.items()
+            write_file(filesystem, fitted(table, rows, schema), day, table) for day, rows in parts.items()
         ]
         version = delta.version() + 1  # without retries, a commit is the direct successor or none
         shown_days = f"{days[0]}…{days[-1]}" if partitioned and days else ""
@@ -425,68 +419,6 @@ class LakeStore:
             return delta
         delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
         return self._open(table)
-
-
-def _without_date(rows: pa.Table, day: date, table: str) -> pa.Table:
-    if "date" not in rows.column_names:
-        return rows
-    others = [d for d in pc.unique(rows["date"]).to_pylist() if d != day]
-    if others:
-        raise InputError(f"{table}: all rows of the partition {day} must have this date, however there is {others[0]}.")
-    return rows.drop_columns(["date"])
-
-
-def _common_schema(table: str, tables: Iterable[pa.Table]) -> pa.Schema:
-    schemas = [t.schema.remove_metadata() for t in tables]
-    for schema in schemas[1:]:
-        if schema.names != schemas[0].names or schema.types != schemas[0].types:
-            raise InputError(
-                f"{table}: partitions of one commit must have the same columns, however: {schemas[0]} and {schema}."
-            )
-    return schemas[0]
-
-
-def _joined(kept: pa.Table, incoming: pa.Table) -> pa.Table:
-    return pa.concat_tables([kept.drop_columns(["date"]), incoming], promote_options="permissive")
-
-
-def _fitted(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows in the stored schema's column order and types, missing columns as null."""
-    arrays = []
-    for field in schema:
-        if field.name not in rows.column_names:
-            arrays.append(pa.nulls(rows.num_rows, field.type))
-            continue
-        try:
-            arrays.append(rows[field.name].cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise LakeError(
-                f"{table}.{field.name} is stored as {field.type}, however {rows[field.name].type} came: {error}; "
-                "a column may be added but not change its type."
-            ) from error
-    return pa.table(arrays, schema=schema)
-
-
-def _write(filesystem: pa_fs.FileSystem, rows: pa.Table, day: date | None, table: str) -> AddAction:
-    keys = [k for k in _sort_columns(table) if k in rows.column_names]
-    if keys and rows.num_rows:
-        rows = rows.sort_by([(k, "ascending") for k in keys])
-    folder = f"date={day.isoformat()}/" if day else ""
-    path = f"{folder}part-{uuid.uuid4()}.parquet"
-    filesystem.create_dir(folder or ".", recursive=True)
-    with filesystem.open_output_stream(path) as sink:
-        pq.write_table(rows, sink, compression="zstd", row_group_size=131_072)
-    info = filesystem.get_file_info(path)
-    values = {"date": day.isoformat()} if day else {}
-    # Row counts only: with smallest and largest values of some columns but not of all, deltalake's Arrow reader takes
-    # the others for null and drops every row that a filter on them should keep. Parquet's row group statistics remain.
-    statistics = json.dumps({"numRecords": rows.num_rows})
-    written_ms = (info.mtime_ns or 0) // 1_000_000
-    return AddAction(path, info.size, values, written_ms, True, statistics)
-
-
-def _sort_columns(table: str) -> tuple[str, ...]:
-    return CONTRACTS[table].sort_by if table in CONTRACTS else SORT_COLUMNS
 
 
 def days_between(first: date, last: date) -> Iterator[date]:
