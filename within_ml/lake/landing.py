@@ -182,10 +182,11 @@ class Registered:
     tables: tuple[str, ...]
 
     def covers(self, day: date) -> bool:
-        """Whether the file tells what happened on this day."""
-        if self.first_date is None or self.last_date is None or not self.first_date <= day <= self.last_date:
-            return False
-        return (day - self.first_date).days % CADENCE_DAYS[self.cadence] == 0
+        """Whether the file tells what happened on this day, also that nothing did.
+
+        The cadence does not count here: a holiday may move a week's rows to another day, and they are no less there.
+        """
+        return self.first_date is not None and self.last_date is not None and self.first_date <= day <= self.last_date
 
     def awaits(self, day: date) -> bool:
         """Whether, going on with its cadence, the source should have brought a file for this day."""

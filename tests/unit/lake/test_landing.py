@@ -86,6 +86,20 @@ class TestPartitions:
         assert store.dates("ad_performance") == (days(6)[1], days(6)[4])
         assert done.commit.rows == 2 * ADS
 
+    def test_a_day_beside_a_weekly_rhythm_is_made_alone_as_in_a_range(self, store, zone):
+        """A holiday moves one week's export from Monday to Tuesday; its rows must not depend on how the days are cut."""
+        folder = zone.root / "shop"
+        folder.mkdir()
+        (folder / landing.MAPPING_FILE).write_text(
+            "name: shop\nformat: csv\ncadence: weekly\nconstants: {platform: p, account_id: a, campaign_id: c}\n"
+            "tables:\n  ad_performance:\n    columns: {date: day(d), ad_id: clean(ad), impressions: whole(n), clicks: whole(k)}\n"
+        )
+        (folder / "weeks.csv").write_text("d,ad,n,k\n2024-01-01,1,100,3\n2024-01-09,1,200,5\n2024-01-15,1,300,7\n")
+        register(store, zone, run_id="r")
+        for day in days(15):
+            ingest_days(store, zone, [day], run_id="r")
+        assert store.read("ad_performance").sort_by("date")["clicks"].to_pylist() == [3, 5, 7]
+
     def test_ingesting_again_changes_no_row(self, store, zone):
         land(zone, "1", performance(days(3)))
         register(store, zone, run_id="r")
