@@ -1,4 +1,4 @@
-"""The hyperparameters of the ad score. What they do is in `predictor`."""
+"""The hyperparameters of the ad score. What they do is in the modules that it is composed of."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from within_ml.errors import InputError, shown
 
 
-class AdScoreParts(StrEnum):
-    """Which parts the prediction is made of."""
+class ScoreModelType(StrEnum):
+    """What is fitted on top of level and text."""
 
     ENSEMBLE = "ensemble"
-    """Level, text score and boosted trees."""
-    TEXT = "text"
-    """Level and text score."""
-    BOOSTED = "boosted"
-    """Level and boosted trees; the text counts only through the content features."""
+    """Boosted trees and a linear model, weighted by what later rows say of them."""
+    LINEAR = "linear"
+    """The linear model alone: the one that `AdScorePredictor.update` can carry on from day to day."""
+    NN = "nn"
+    """A neural network of numeric features, text and image."""
 
     @classmethod
-    def of(cls, value: str) -> AdScoreParts:
+    def of(cls, value: str) -> ScoreModelType:
         """Return the member of that value.
 
         Raises
@@ -30,8 +30,16 @@ class AdScoreParts(StrEnum):
             If there is none.
         """
         if value not in list(cls):
-            raise InputError(f"The parts of the ad score are {shown(str(part) for part in cls)}, however: {value!r}.")
+            raise InputError(f"model_type must be one of {shown(str(kind) for kind in cls)}, however: {value!r}.")
         return cls(value)
+
+
+class Modality(StrEnum):
+    """What a prediction may be made of; ``prior_ctr`` is always used."""
+
+    TABULAR = "tabular"
+    TEXT = "text"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class AdScoreConfig:
 
     Parameters
     ----------
+    modalities : sequence of {"tabular", "text", "image"}
+        What the prediction is made of beside ``prior_ctr``.
     half_life_days : float
         Age at which a training row counts half: the level and taste of the audience drift.
     calibration_days : int
@@ -63,9 +73,10 @@ class AdScoreConfig:
     min_leaf_ads : float
         A leaf also needs this many average ads' worth of clicks: heavy ads, or ads with many days, are still few ads.
     n_threads, random_state : int
-        Threads and seed of the trees.
+        Threads and seed of trees and network.
     """
 
+    modalities: tuple[str, ...] = (Modality.TABULAR, Modality.TEXT, Modality.IMAGE)
     half_life_days: float = 180.0
     calibration_days: int = 14
     early_stopping_days: int = 14
@@ -85,6 +96,9 @@ class AdScoreConfig:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(str(name) for name in self.modalities))
+        if unknown := sorted(set(self.modalities) - set(Modality)):
+            raise InputError(f"modalities must be among {shown(str(m) for m in Modality)}, however: {shown(unknown)}.")
         if min(self.half_life_days, self.confidence_impressions, self.text_history_impressions, self.max_rows) <= 0:
             raise InputError(
                 "half_life_days, confidence_impressions, text_history_impressions and max_rows must be above 0."

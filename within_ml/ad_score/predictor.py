@@ -1,7 +1,7 @@
-"""The ad score: the click-through rate an ad will have in the coming week, and what is told about it.
+"""The ad score: the click-through rate an ad will have in the coming week, how sure that is, and what is told about it.
 
-A composition: level from the features, a text score, boosted trees, a calibrator. How each of them works stands in its
-own module; here stands what they are given, in which order they are fitted, and what a row of ``ad_scores`` says.
+A composition. How each part works stands in its own module; here stands what they are given, in which order they are
+fitted, and what a row of ``ad_scores`` says.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from scipy.special import expit
 
 from within_ml import metrics
 from within_ml.ad_score import terms
-from within_ml.ad_score.config import AdScoreConfig, AdScoreParts
+from within_ml.ad_score.config import AdScoreConfig, Modality, ScoreModelType
+from within_ml.ad_score.corrections import Corrections, rows_of
+from within_ml.ad_score.level_text import LevelAndText
+from within_ml.ad_score.outcomes import Outcomes
 from within_ml.ad_score.terms import REQUIRED_COLUMNS
 from within_ml.base import BaseMLModel, ModelType
-from within_ml.calibration.level import estimate_level
 from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
-from within_ml.models.binomial import fit_binomial
 from within_ml.splits import OutOfTimeSplit
 
 if TYPE_CHECKING:
-    from within_ml.calibration.spline import SplineCalibrator
-    from within_ml.features.text_score import TextScore
+    from within_ml.calibration.hierarchical import HierarchicalCalibrator
     from within_ml.model_folder import ModelMetadata
-    from within_ml.models.boosted import BoostedRate
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
@@ -49,29 +48,26 @@ class AdScorePredictor(BaseMLModel):
 
     The log-odds are a sum, each term fitted on top of the ones before::
 
-        logit(prior_ctr)                       level: what ad, campaign, account and platform have shown, as of the day
-        + b0 + b1·text·(1-h) + b2·text·h       text score beside the account's usual one, which the level contains; h
-                                               grows with the ad's own impressions, which know it better
-        + trees(numeric features)              what is left, stopped early on later rows, possibly nothing; not from
-                                               features of the text where the text score has a say
-        → monotone spline                      calibration on rows later than all of these
+        logit(prior_ctr)               level: what ad, campaign, account and platform have shown, as of the day
+        + text                         text score beside the account's usual one (`LevelAndText`)
+        + Σ weight · member            what is left within weeks: trees, linear model or network (`Corrections`)
+        → spline, groups               calibration on rows later than all of these: a monotone spline, and an offset of
+                                       account, campaign, ad group and ad as far as their clicks show one
 
-    Effects of text and features are fitted within weeks, each week's own shift taken out, since all ads of a week share
-    what it did to the audience; the level is moved only as far as the weeks agree on it.
     ``prior_ctr`` is a feature of the day, so that the level follows a drifting audience between two trainings.
 
     Parameters
     ----------
     feature_config : AdScoreConfig or mapping, optional
         Hyperparameters; the defaults are meant to be used.
-    model_type : {"ensemble", "text", "boosted"}
-        Which terms are fitted.
+    model_type : {"ensemble", "nn", "linear"}
+        Which members are fitted, see `ScoreModelType`.
     calibration : bool
         Whether `fit` keeps the last days for the calibrator and `predict` applies it.
     explainable : bool
-        Whether `score` names the ``topics`` (null otherwise).
+        Whether `score` gives ``topics`` and ``top_reasons`` (null otherwise).
     uncertainty : bool
-        Whether `score` has the column ``confidence_score``.
+        Whether predictions have intervals and `score` the column ``confidence_score``.
     model_name, feature_names, model_version, metadata
         As in `BaseMLModel`; ``feature_names`` None takes every numeric column of the training frame that is no key or
         label.
@@ -110,7 +106,7 @@ class AdScorePredictor(BaseMLModel):
     ) -> None:
         super().__init__(str(model_name), feature_names or [], model_version, metadata)
         self.feature_config = AdScoreConfig.of(feature_config)
-        self.parts = AdScoreParts.of(model_type)
+        self.kind = ScoreModelType.of(model_type)
         self.calibration = calibration
         self.explainable = explainable
         self.uncertainty = uncertainty
@@ -155,15 +151,15 @@ class AdScorePredictor(BaseMLModel):
         sample_weight: ArrayLike | None = None,
         validation: tuple[pd.DataFrame, ArrayLike, ArrayLike] | None = None,
     ) -> Self:
-        """Fit level, text score and trees; the calibrator, if there is one, is dropped.
+        """Fit level, text and corrections; the calibrator, if there is one, is dropped.
 
         Parameters
         ----------
         X, y, sample_weight
             As in `fit`.
         validation : tuple (X, y, sample_weight), optional
-            Later rows that say how many trees are worth having; without them the last days of X do, and the trees are
-            then fitted again on all of X.
+            Later rows that say when the members stop and how much each counts; without them the last days of X do, and
+            the members are then fitted again on all of X.
         """
         started = time.perf_counter()
         y, w = self._checked(X, y, sample_weight)
@@ -171,22 +167,20 @@ class AdScorePredictor(BaseMLModel):
         if not rows.size:
             raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
         X, y, w = X.iloc[rows].reset_index(drop=True), y[rows], w[rows]
-        w = w * terms.decay(X["date"], self.feature_config.half_life_days)
+        decay = terms.decay(X["date"], self.feature_config.half_life_days)
         self.feature_names = self.feature_names or terms.numeric_columns(X)
-        self.calibrator_: SplineCalibrator | None = None
-        self.boosted_: BoostedRate | None = None
-        text = self._fit_text(X, y, w)
-        margin = self._fit_linear(X, y, w, text)
-        if self.parts is not AdScoreParts.TEXT and self._tree_columns():
-            self._fit_trees(X, y, w, margin, validation)
-            margin = self._add_trees(X, margin)
-        weight = terms.decay(X["date"], self.feature_config.half_life_days)
-        self.margin_scale_ = PercentileScale().fit(margin, groups=X["platform"], sample_weight=weight)
-        self.text_scale_ = PercentileScale().fit(text, sample_weight=weight)
+        self.calibrator_: HierarchicalCalibrator | None = None
+        self.base_ = LevelAndText(self.feature_config)
+        margin = self.base_.fit(X, y, w * decay)
+        self._fit_corrections(X, y, w * decay, margin, validation)
+        margin = margin + self.corrections_.of(X)
+        self.margin_scale_ = PercentileScale().fit(margin, groups=X["platform"], sample_weight=decay)
+        self.text_scale_ = PercentileScale().fit(self.base_.text_, sample_weight=decay)
+        self.spread_ = (*self.base_.spread_, float(np.std(self.corrections_.of(X))))
         self.metadata["training_duration"] = round(time.perf_counter() - started, 3)
         logger.info(
-            "ad score fitted on %d rows in %.1f s: text effect %.2f, %d trees",
-            len(X), self.metadata["training_duration"], self.coefficients_[0], self.n_trees_,
+            "ad score fitted on %d rows in %.1f s: text effect %.2f, weights %s",
+            len(X), self.metadata["training_duration"], self.base_.coefficients_[0], self.corrections_.weights_,
         )  # fmt: skip
         return self
 
@@ -198,14 +192,10 @@ class AdScorePredictor(BaseMLModel):
         NotFittedError
             If `fit_model` was not called before.
         """
-        from within_ml.calibration.spline import SplineCalibrator
-
         y, w = self._checked(X, y, sample_weight)
-        raw = expit(self._margin(X))
-        self.calibrator_ = SplineCalibrator().fit(
-            raw, y, sample_weight=w, periods=terms.weeks(X["date"]), period_sd=self.period_sd_
-        )
-        logger.info("ad score calibrated on %d rows: %s", len(X), self.calibrator_.method_)
+        self.outcomes_ = Outcomes.of(X, self._margin(X), y, w, w)
+        self.calibrator_ = self._calibrator(self.outcomes_)
+        logger.info("ad score calibrated on %d rows: %s", len(X), self.calibrator_.global_calibrator_.method_)
         return self
 
     def predict(self, X: pd.DataFrame) -> FloatArray:
@@ -218,7 +208,7 @@ class AdScorePredictor(BaseMLModel):
         NotFittedError
             If the model is not fitted.
         """
-        return self._calibrated(self._margin(X))
+        return self._calibrated(self._margin(X), X)
 
     def score(self, X: pd.DataFrame) -> pd.DataFrame:
         """Return the columns of ``ad_scores`` that the model knows, one row per row of X, with X's index.
@@ -232,17 +222,17 @@ class AdScorePredictor(BaseMLModel):
         text = self._text(X)
         margin = self._margin(X, text)
         has_text = (X["headline"].notna() | X["body"].notna()).to_numpy()
-        reading_ease = self._optional(X, "readability")
+        reading_ease = terms.optional(X, "readability")
         scores = {
-            "predicted_ctr": np.round(self._calibrated(margin), CTR_DECIMALS),
+            "predicted_ctr": np.round(self._calibrated(margin, X), CTR_DECIMALS),
             "ad_score": self.margin_scale_.transform(margin, groups=X["platform"]),
             "engagement_score": np.where(has_text, self.text_scale_.transform(text), np.nan),
-            "sentiment_score": self._optional(X, "sentiment"),
+            "sentiment_score": terms.optional(X, "sentiment"),
             "complexity_score": 100 - np.clip(reading_ease, 0, 100),
             "topics": self._topics(X),
         }
         if self.uncertainty:
-            n = np.nan_to_num(self._optional(X, "prior_impressions"))
+            n = np.nan_to_num(terms.optional(X, "prior_impressions"))
             scores["confidence_score"] = n / (n + self.feature_config.confidence_impressions)
         return pd.DataFrame(scores, index=X.index)
 
@@ -256,51 +246,19 @@ class AdScorePredictor(BaseMLModel):
     def get_feature_importance(self) -> dict[str, float]:
         """Share of the spread of the training predictions' log-odds by source, in falling order; sums to 1.
 
-        ``prior_ctr`` and ``text_score`` stand for the first two terms; the trees' share is divided among the features
-        by loss reduction.
+        ``prior_ctr`` and ``text_score`` stand for the first two terms; the corrections' share is divided among the
+        features by what the members say of them.
         """
         self._require_fitted()
         shares = {"prior_ctr": self.spread_[0], "text_score": self.spread_[1]}
-        if self.boosted_ is not None:
-            for name, share in self.boosted_.feature_importance().items():
-                shares[name] = shares.get(name, 0.0) + share * self.spread_[2]
+        for name, share in self.corrections_.importance().items():
+            shares[name] = shares.get(name, 0.0) + share * self.spread_[2]
         total = sum(shares.values()) or 1.0
         return dict(sorted(((name, value / total) for name, value in shares.items()), key=lambda item: -item[1]))
 
-    @property
-    def n_trees_(self) -> int:
-        """Trees that the prediction uses."""
-        return self.boosted_.n_trees_ if self.boosted_ is not None else 0
+    # ---- parts
 
-    # ---- fitting
-
-    def _fit_text(self, X: pd.DataFrame, y: FloatArray, w: FloatArray) -> FloatArray:
-        """Fit the text score; return the out-of-fold score of each row."""
-        self.text_score_: TextScore | None = None
-        if self.parts is AdScoreParts.BOOSTED or not (X["headline"].notna() | X["body"].notna()).any():
-            return np.zeros(len(X))
-        from within_ml.features.text_score import TextScore
-
-        self.text_score_ = TextScore(**(self.feature_config.text or {}))
-        return self.text_score_.fit_predict_out_of_fold(
-            X[["headline", "body"]], y, sample_weight=w, groups=terms.campaigns(X), folds=self.feature_config.folds
-        )
-
-    def _fit_linear(self, X: pd.DataFrame, y: FloatArray, w: FloatArray, text: FloatArray) -> FloatArray:
-        """Fit intercept and the text's two effects on top of the level; return the log-odds of the training rows."""
-        level, weeks = terms.level(X), terms.weeks(X["date"])
-        self.text_centre_, usual = terms.TextCentre.fit(X, text, w)
-        columns = self._linear_terms(X, text - usual)
-        # The text's effect is what it says within a week; what a whole week did is no ad's merit.
-        first = estimate_level(level, y, w, weeks)
-        fit = fit_binomial(columns, y, w, offset=level + first.by_row, ridge=np.ones(columns.shape[1]))
-        after = estimate_level(level + columns @ fit.coefficients, y, w, weeks)
-        self.intercept_, self.coefficients_ = after.shrunk, fit.coefficients
-        self.dispersion_, self.period_sd_ = after.dispersion, after.period_sd
-        self.spread_ = [float(np.std(level)), float(np.std(columns @ self.coefficients_)), 0.0]
-        return level + self.intercept_ + columns @ self.coefficients_
-
-    def _fit_trees(
+    def _fit_corrections(
         self,
         X: pd.DataFrame,
         y: FloatArray,
@@ -308,113 +266,60 @@ class AdScorePredictor(BaseMLModel):
         margin: FloatArray,
         validation: tuple[pd.DataFrame, ArrayLike, ArrayLike] | None,
     ) -> None:
-        """Fit trees on what is left within weeks, in units of clicks after division by the dispersion between ads."""
-        features = self._features(X)[self._tree_columns()]
-        w = w / self.dispersion_
-        base = terms.with_week_shifts(margin, y, w, X["date"])
-        p = expit(base)
-        self.clicks_per_ad_ = float(w @ (p * (1 - p))) / max(terms.n_ads(X), 1)
+        dispersion = self.base_.dispersion_
+        later = None
         if validation is not None:
-            later, later_y, later_w = validation[0], *self._checked(*validation)
-            later_base = terms.with_week_shifts(self._linear_margin(later), later_y, later_w, later["date"])
-            held = (self._features(later), later_y, later_w / self.dispersion_, later_base)
-            self.boosted_ = self._trees().fit(features, y, w, base_margin=base, validation=held)
-        else:
-            self.boosted_ = self._trees_by_own_split(X, features, y, w, base)
-        if self.boosted_ is not None:
-            self.spread_[2] = float(np.std(self._add_trees(X, margin) - margin))
+            later_y, later_w = self._checked(*validation)
+            later = rows_of(validation[0], later_y, later_w, self.base_.margin(validation[0]), dispersion)
+        self.corrections_ = Corrections(self.kind, self.feature_config, self._correcting_features())
+        self.corrections_.fit(rows_of(X, y, w, margin, dispersion), later)
 
-    def _trees_by_own_split(
-        self, X: pd.DataFrame, features: pd.DataFrame, y: FloatArray, w: FloatArray, base: FloatArray
-    ) -> BoostedRate | None:
-        try:
-            split = OutOfTimeSplit(self.feature_config.early_stopping_days, 0).split(X["date"])
-        except InputError:
-            logger.warning("ad score: no later rows to stop the trees on, so none are fitted")
-            return None
-        a, b = split.train, split.validation
-        held = (features[b], y[b], w[b], base[b])
-        trial = self._trees().fit(features[a], y[a], w[a], base_margin=base[a], validation=held)
-        if trial.n_trees_ == 0:
-            return trial
-        return self._trees(n_estimators=trial.n_trees_).fit(features, y, w, base_margin=base)
+    def _correcting_features(self) -> list[str]:
+        """Return the features of the modalities, without those of the text where the text score has a say.
 
-    def _tree_columns(self) -> list[str]:
-        """Return all features, or those not of the text where the text score has a say.
-
-        The text score is learned between ads of one campaign. Trees on features of the same text learn between
+        The text score is learned between ads of one campaign. Models of features of the same text learn between
         campaigns too, and what campaigns differ by would then reorder the ads within them.
         """
-        if not self.coefficients_.any():
-            return self.feature_names
-        return [name for name in self.feature_names if not terms.is_content(name)]
+        allowed = set(self.feature_config.modalities)
+        if self.base_.coefficients_.any():
+            allowed -= {Modality.TEXT}
+        return [name for name in self.feature_names if terms.modality(name) in allowed]
 
-    def _trees(self, n_estimators: int | None = None) -> BoostedRate:
-        from within_ml.models.boosted import BoostedRate
+    def _calibrator(self, outcomes: Outcomes) -> HierarchicalCalibrator:
+        from within_ml.calibration.hierarchical import HierarchicalCalibrator
 
-        config = self.feature_config
-        return BoostedRate(
-            n_estimators=n_estimators or config.n_estimators,
-            learning_rate=config.learning_rate,
-            max_depth=config.max_depth,
-            min_child_weight=max(config.min_child_weight, config.min_leaf_ads * self.clicks_per_ad_),
-            reg_lambda=config.reg_lambda,
-            n_threads=config.n_threads,
-            random_state=config.random_state,
+        return HierarchicalCalibrator(terms.HIERARCHY).fit(
+            outcomes.rate,
+            outcomes.y,
+            outcomes.groups,
+            sample_weight=outcomes.w,
+            periods=outcomes.weeks,
+            period_sd=self.base_.period_sd_,
         )
-
-    # ---- predicting
 
     def _margin(self, X: pd.DataFrame, text: FloatArray | None = None) -> FloatArray:
         """Log-odds before calibration."""
-        return self._add_trees(X, self._linear_margin(X, text))
-
-    def _linear_margin(self, X: pd.DataFrame, text: FloatArray | None = None) -> FloatArray:
         self._require_fitted()
         self.require_columns(X, [*REQUIRED_COLUMNS, *self.feature_names])
-        text = self._text(X) if text is None else text
-        columns = self._linear_terms(X, text - self.text_centre_.of(X))
-        margin: FloatArray = terms.level(X) + self.intercept_ + columns @ self.coefficients_
-        return margin
-
-    def _add_trees(self, X: pd.DataFrame, margin: FloatArray) -> FloatArray:
-        if self.boosted_ is None or not len(X):
-            return margin
-        return self.boosted_.predict_margin(self._features(X), base_margin=margin)
+        return self.base_.margin(X, text) + self.corrections_.of(X)
 
     def _text(self, X: pd.DataFrame) -> FloatArray:
         self._require_fitted()
         self.require_columns(X, REQUIRED_COLUMNS)
-        if self.text_score_ is None or not len(X):
-            return np.zeros(len(X))
-        return np.asarray(self.text_score_.predict(X[["headline", "body"]]), dtype=np.float64)
+        return self.base_.text_score(X)
 
-    def _linear_terms(self, X: pd.DataFrame, text: FloatArray) -> FloatArray:
-        """Return the text of an ad without history and of one with much, shape (n, 2)."""
-        n = np.nan_to_num(self._optional(X, "ad_impressions_28d"))
-        history = n / (n + self.feature_config.text_history_impressions)
-        return np.column_stack([text * (1 - history), text * history])
-
-    def _features(self, X: pd.DataFrame) -> pd.DataFrame:
-        return X[self.feature_names].astype(np.float64)
-
-    def _calibrated(self, margin: FloatArray) -> FloatArray:
+    def _calibrated(self, margin: FloatArray, X: pd.DataFrame) -> FloatArray:
         rates: FloatArray = expit(margin)
-        return rates if self.calibrator_ is None else self.calibrator_.transform(rates)
+        return rates if self.calibrator_ is None else self.calibrator_.transform(rates, terms.hierarchy(X))
 
     def _topics(self, X: pd.DataFrame) -> list[str | None]:
-        if self.text_score_ is None or not self.explainable or not len(X):
+        model = self.base_.text_model_
+        if model is None or not self.explainable or not len(X):
             return [None] * len(X)
-        return [
-            words or None for words in self.text_score_.top_words(X[["headline", "body"]], self.feature_config.topics)
-        ]
-
-    @staticmethod
-    def _optional(X: pd.DataFrame, column: str) -> FloatArray:
-        return X[column].to_numpy(np.float64, na_value=np.nan) if column in X.columns else np.full(len(X), np.nan)
+        return [words or None for words in model.top_words(X[["headline", "body"]], self.feature_config.topics)]
 
     def _require_fitted(self) -> None:
-        if not hasattr(self, "coefficients_"):
+        if not hasattr(self, "corrections_"):
             raise NotFittedError(f"{self.model_name} must be fitted or loaded first; call fit or load.")
 
     def _checked(
@@ -430,7 +335,7 @@ class AdScorePredictor(BaseMLModel):
         """Return the constructor's own arguments as JSON values."""
         return {
             "feature_config": asdict(self.feature_config),
-            "model_type": str(self.parts),
+            "model_type": str(self.kind),
             "calibration": self.calibration,
             "explainable": self.explainable,
             "uncertainty": self.uncertainty,
@@ -448,22 +353,16 @@ class AdScorePredictor(BaseMLModel):
 
     def _write_state(self, folder: Path) -> None:
         platforms, margins = self.margin_scale_.to_arrays()
-        state = {
-            "intercept": self.intercept_,
-            "coefficients": self.coefficients_.tolist(),
-            "dispersion": self.dispersion_,
-            "period_sd": self.period_sd_,
-            "spread": self.spread_,
-            "platforms": platforms,
-            "text_centre": asdict(self.text_centre_),
-            "calibrator": self.calibrator_.to_dict() if self.calibrator_ is not None else None,
-        }
+        state = {"spread": self.spread_, "platforms": platforms, "correcting_features": self.corrections_.features}
         (folder / "ad_score.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         np.savez(folder / "quantiles.npz", margin=margins, text=self.text_scale_.to_arrays()[1])
-        for name, part in (("text_score", self.text_score_), ("boosted", self.boosted_)):
-            if part is not None:
-                (folder / name).mkdir()
-                part.save(folder / name)
+        for name, part in (("level_text", self.base_), ("corrections", self.corrections_)):
+            (folder / name).mkdir()
+            part.save(folder / name)  # type: ignore[attr-defined]
+        if self.calibrator_ is not None:
+            (folder / "calibrator").mkdir()
+            self.calibrator_.save(folder / "calibrator")
+            self.outcomes_.save(folder / "outcomes.npz")
 
     def _read_state(self, folder: Path, metadata: ModelMetadata) -> None:
         try:
@@ -472,18 +371,17 @@ class AdScorePredictor(BaseMLModel):
             raise ModelFormatError(f"{folder} must hold a saved {self.model_type}; it does not ({error}).") from error
 
     def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
-        from within_ml.calibration.spline import SplineCalibrator
-        from within_ml.features.text_score import TextScore
-        from within_ml.models.boosted import BoostedRate
+        from within_ml.calibration.hierarchical import HierarchicalCalibrator
 
-        self.intercept_ = state["intercept"]
-        self.coefficients_ = np.array(state["coefficients"], dtype=np.float64)
-        self.dispersion_, self.period_sd_ = state["dispersion"], state["period_sd"]
-        self.spread_, self.text_centre_ = state["spread"], terms.TextCentre(**state["text_centre"])
+        self.base_ = LevelAndText.load(folder / "level_text", self.feature_config)
+        self.corrections_ = Corrections.load(
+            folder / "corrections", self.kind, self.feature_config, list(state["correcting_features"])
+        )
+        self.spread_ = tuple(state["spread"])
         with np.load(folder / "quantiles.npz", allow_pickle=False) as arrays:
             self.text_scale_ = PercentileScale.from_arrays([ALL_GROUPS], arrays["text"])
             self.margin_scale_ = PercentileScale.from_arrays(state["platforms"], arrays["margin"])
-        calibrator = state["calibrator"]
-        self.calibrator_ = SplineCalibrator.from_dict(calibrator) if calibrator is not None else None
-        self.text_score_ = TextScore.load(folder / "text_score") if (folder / "text_score").is_dir() else None
-        self.boosted_ = BoostedRate.load(folder / "boosted") if (folder / "boosted").is_dir() else None
+        self.calibrator_ = None
+        if (folder / "calibrator").is_dir():
+            self.calibrator_ = HierarchicalCalibrator.load(folder / "calibrator")
+            self.outcomes_ = Outcomes.load(folder / "outcomes.npz")

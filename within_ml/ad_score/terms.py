@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 
+from within_ml.ad_score.config import Modality
 from within_ml.base import HORIZON_DAYS
 from within_ml.calibration.level import estimate_level
 from within_ml.errors import InputError, shown
@@ -21,6 +22,9 @@ FloatArray = NDArray[np.float64]
 
 REQUIRED_COLUMNS = ("date", "platform", "account_id", "campaign_id", "ad_id", "headline", "body", "prior_ctr")
 """What every frame must have, beside the numeric features the model was fitted on."""
+
+HIERARCHY = ("account", "campaign_id", "ad_group_id", "ad_id")
+"""Levels of the groups that have something in common beyond what the features say, from the widest down."""
 
 _NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, "ad_group_id"} - {"prior_ctr"})
 _RATE_FLOOR = 1e-6
@@ -39,9 +43,16 @@ def numeric_columns(X: pd.DataFrame) -> list[str]:
     ]
 
 
-def is_content(feature: str) -> bool:
-    """Return whether a feature is one of the text alone."""
-    return feature.startswith("text_") or feature in ("sentiment", "readability")
+def modality(feature: str) -> Modality:
+    """Return what a feature is about: the text alone, the image alone, or what has been shown and when."""
+    if feature.startswith("text_") or feature in ("sentiment", "readability"):
+        return Modality.TEXT
+    return Modality.IMAGE if feature.startswith("image_") else Modality.TABULAR
+
+
+def optional(X: pd.DataFrame, column: str) -> FloatArray:
+    """Return a numeric column, shape (n,); NaN throughout where the frame has none of that name."""
+    return X[column].to_numpy(np.float64, na_value=np.nan) if column in X.columns else np.full(len(X), np.nan)
 
 
 def level(X: pd.DataFrame) -> FloatArray:
@@ -58,6 +69,19 @@ def level(X: pd.DataFrame) -> FloatArray:
         raise InputError(f"prior_ctr must be a rate in [0, 1] on every row, however: {shown(wrong[:3].tolist())}.")
     result: FloatArray = logit(np.clip(prior, _RATE_FLOOR, 1 - _RATE_FLOOR))
     return result
+
+
+def hierarchy(X: pd.DataFrame) -> pd.DataFrame:
+    """Return each row's account, campaign, ad group and ad as text, shape (n, 4); no ad group is a group of its own."""
+    columns = [account_names(X), *(_text(X, name) for name in HIERARCHY[1:])]
+    return pd.DataFrame(dict(zip(HIERARCHY, columns, strict=True)))
+
+
+def _text(X: pd.DataFrame, column: str) -> NDArray[np.object_]:
+    if column not in X.columns:
+        return np.full(len(X), "", dtype=object)
+    names: NDArray[np.object_] = X[column].astype("string").fillna("").to_numpy(dtype=object)
+    return names
 
 
 def campaigns(X: pd.DataFrame) -> NDArray[np.int64]:

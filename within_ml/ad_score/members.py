@@ -1,0 +1,116 @@
+"""What corrects level and text: boosted trees, a linear model, a network, each behind the same few methods.
+
+How they learn is in `within_ml.models`; here is what they are given, and in which unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from within_ml.ad_score import terms
+from within_ml.ad_score.config import AdScoreConfig
+
+if TYPE_CHECKING:
+    from within_ml.models.boosted import BoostedRate
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to correct: features, rates, weights in clicks after division by the dispersion between ads, log-odds.
+
+    ``base`` are the log-odds of level and text with each week's own shift added, shape (n,): what is left is
+    differences between the ads of one week.
+    """
+
+    X: pd.DataFrame
+    y: FloatArray
+    w: FloatArray
+    base: FloatArray
+
+
+class Member(Protocol):
+    """A correction of log-odds."""
+
+    def fit(self, rows: Rows, later: Rows | None) -> Self:
+        """Fit; the later rows say when to stop. Without them the complexity of the fit before is kept."""
+
+    def correction(self, X: pd.DataFrame) -> FloatArray:
+        """Return what is added to the log-odds of each row, shape (n,)."""
+
+    def importance(self) -> dict[str, float]:
+        """Return the share of each feature in the correction; sums to 1, or all are 0."""
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted state into an existing folder."""
+
+
+class Trees:
+    """Boosted trees on numeric features.
+
+    Parameters
+    ----------
+    config : AdScoreConfig
+    features : sequence of str
+        Numeric columns.
+    """
+
+    def __init__(self, config: AdScoreConfig, features: Sequence[str]) -> None:
+        self.config = config
+        self.features = list(features)
+
+    def fit(self, rows: Rows, later: Rows | None) -> Self:
+        p = expit(rows.base)
+        clicks_per_ad = float(rows.w @ (p * (1 - p))) / max(terms.n_ads(rows.X), 1)
+        trees = self.model_.n_trees_ if later is None and hasattr(self, "model_") else self.config.n_estimators
+        if trees == 0:
+            return self
+        held = None if later is None else (self._numbers(later.X), later.y, later.w, later.base)
+        self.model_ = self._unfitted(trees, clicks_per_ad).fit(
+            self._numbers(rows.X), rows.y, rows.w, base_margin=rows.base, validation=held
+        )
+        return self
+
+    def correction(self, X: pd.DataFrame) -> FloatArray:
+        return self.model_.predict_margin(self._numbers(X), base_margin=np.zeros(len(X)))
+
+    def importance(self) -> dict[str, float]:
+        return self.model_.feature_importance()
+
+    def save(self, folder: Path) -> None:
+        self.model_.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, config: AdScoreConfig) -> Self:
+        from within_ml.models.boosted import BoostedRate
+
+        model = BoostedRate.load(folder)
+        member = cls(config, [str(name) for name in model.feature_names_in_])
+        member.model_ = model
+        return member
+
+    def _numbers(self, X: pd.DataFrame) -> pd.DataFrame:
+        return X[self.features].astype(np.float64)
+
+    def _unfitted(self, n_estimators: int, clicks_per_ad: float) -> BoostedRate:
+        from within_ml.models.boosted import BoostedRate
+
+        config = self.config
+        return BoostedRate(
+            n_estimators=n_estimators,
+            learning_rate=config.learning_rate,
+            max_depth=config.max_depth,
+            min_child_weight=max(config.min_child_weight, config.min_leaf_ads * clicks_per_ad),
+            reg_lambda=config.reg_lambda,
+            n_threads=config.n_threads,
+            random_state=config.random_state,
+        )
