@@ -5,13 +5,20 @@ Importing the package registers every table, so that the metadata is whole.
 
 from within_ml.database.base import Base, check_migrated, migrate
 from within_ml.database.campaigns import AccountModel, AdModel, CampaignModel
-from within_ml.database.ml_system import AdScoreModel, ModelPinModel, ModelPromotionModel, PublicationModel
+from within_ml.database.ml_system import (
+    AdScoreAnalysisModel,
+    AdScoreModel,
+    ModelPinModel,
+    ModelPromotionModel,
+    PublicationModel,
+)
 from within_ml.database.server import EmbeddedPostgres
 from within_ml.database.urls import DatabaseUrls
 
 __all__ = [
     "AccountModel",
     "AdModel",
+    "AdScoreAnalysisModel",
     "AdScoreModel",
     "Base",
     "CampaignModel",

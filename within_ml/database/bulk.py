@@ -37,14 +37,18 @@ class Replaced:
 
 
 def conform(rows: pa.Table, table: sa.Table) -> pa.Table:
-    """Bring rows into a table's column order and types.
+    """Bring rows into a table's column order and types; a nullable column that they do not have is null.
 
     Raises
     ------
     InputError
-        If a column is missing or does not fit, or two rows have one key.
+        If a required column is missing or one does not fit, or two rows have one key.
     """
     schema = arrow_schema(table)
+    # A partition of the lake that was written before a column came has none of it.
+    for field in schema:
+        if field.nullable and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     missing = [name for name in schema.names if name not in rows.column_names]
     if missing:
         raise InputError(

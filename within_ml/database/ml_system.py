@@ -1,7 +1,8 @@
 """Tables of the machine learning system: published predictions, publications, promotions and pins.
 
 What belongs here: columns, constraints and indexes. What does not: reading and writing (`repository`). The columns of
-`AdScoreModel` are those of the lake's contract `ad_scores`; a test holds the two equal.
+`AdScoreModel` and `AdScoreAnalysisModel` are those of the lake's contracts `ad_scores` and `ad_score_analysis`; a test
+holds them equal.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from within_ml.database.base import Base
 
 
+def _json_list(column: str) -> CheckConstraint:
+    return CheckConstraint(f"jsonb_typeof({column}::jsonb) = 'array'", name=f"{column}_list")
+
+
 class AdScoreModel(Base):
     """A published ad score: one row per day and ad.
 
@@ -26,11 +31,17 @@ class AdScoreModel(Base):
     # A NaN is above every number in Postgres, so the ranges keep it out too.
     __table_args__ = (
         CheckConstraint("predicted_ctr BETWEEN 0 AND 1", name="predicted_ctr_range"),
+        CheckConstraint("ctr_lower BETWEEN 0 AND 1", name="ctr_lower_range"),
+        CheckConstraint("ctr_upper BETWEEN 0 AND 1", name="ctr_upper_range"),
+        CheckConstraint("ctr_lower <= ctr_upper", name="interval_order"),
+        CheckConstraint("interval_impressions BETWEEN 0 AND 1e15", name="interval_impressions_range"),
         CheckConstraint("ad_score BETWEEN 0 AND 100", name="ad_score_range"),
         CheckConstraint("engagement_score BETWEEN 0 AND 100", name="engagement_score_range"),
         CheckConstraint("sentiment_score BETWEEN -1 AND 1", name="sentiment_score_range"),
         CheckConstraint("complexity_score BETWEEN 0 AND 100", name="complexity_score_range"),
         CheckConstraint("confidence_score BETWEEN 0 AND 1", name="confidence_score_range"),
+        CheckConstraint("target_audience_match BETWEEN 0 AND 100", name="target_audience_match_range"),
+        _json_list("top_reasons"),
         Index(None, "account_id", "date"),
     )
 
@@ -41,16 +52,53 @@ class AdScoreModel(Base):
     ad_group_id: Mapped[str] = mapped_column(Text)
     ad_id: Mapped[str] = mapped_column(Text, primary_key=True)
     predicted_ctr: Mapped[float] = mapped_column(Double)
+    ctr_lower: Mapped[float | None] = mapped_column(Double)
+    ctr_upper: Mapped[float | None] = mapped_column(Double)
+    interval_impressions: Mapped[float | None] = mapped_column(Double)
     ad_score: Mapped[float] = mapped_column(Double)
     engagement_score: Mapped[float | None] = mapped_column(Double)
     sentiment_score: Mapped[float | None] = mapped_column(Double)
     complexity_score: Mapped[float | None] = mapped_column(Double)
     topics: Mapped[str | None] = mapped_column(Text)
+    top_reasons: Mapped[str | None] = mapped_column(Text)
+    target_audience_match: Mapped[float | None] = mapped_column(Double)
     confidence_score: Mapped[float] = mapped_column(Double)
     model_name: Mapped[str | None] = mapped_column(Text)
     model_version: Mapped[str | None] = mapped_column(Text)
     feature_version: Mapped[str | None] = mapped_column(Text)
     source_versions: Mapped[str | None] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Text)
+
+
+class AdScoreAnalysisModel(Base):
+    """Why an ad has its published score: one row per day and ad; the three lists are JSON texts.
+
+    >>> AdScoreAnalysisModel.__table__.primary_key.columns.keys()
+    ['date', 'platform', 'account_id', 'ad_id']
+    """
+
+    __tablename__ = "ad_score_analysis"
+    __table_args__ = (
+        CheckConstraint("base_ctr BETWEEN 0 AND 1", name="base_ctr_range"),
+        CheckConstraint("predicted_ctr BETWEEN 0 AND 1", name="predicted_ctr_range"),
+        _json_list("reasons"),
+        _json_list("similar_ads"),
+        _json_list("suggestions"),
+        Index(None, "account_id", "date"),
+    )
+
+    date: Mapped[dt.date] = mapped_column(Date, primary_key=True)
+    platform: Mapped[str] = mapped_column(Text, primary_key=True)
+    account_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(Text)
+    ad_group_id: Mapped[str] = mapped_column(Text)
+    ad_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    base_ctr: Mapped[float] = mapped_column(Double)
+    predicted_ctr: Mapped[float] = mapped_column(Double)
+    reasons: Mapped[str] = mapped_column(Text)
+    similar_ads: Mapped[str] = mapped_column(Text)
+    suggestions: Mapped[str] = mapped_column(Text)
+    model_version: Mapped[str | None] = mapped_column(Text)
     run_id: Mapped[str | None] = mapped_column(Text)
 
 

@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 from within_ml.database.base import Base, table_of
 from within_ml.database.bulk import Replaced, conform, read_rows, replace_rows
 from within_ml.database.campaigns import AccountModel, AdModel, CampaignModel
-from within_ml.database.ml_system import AdScoreModel
+from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel
 from within_ml.database.urls import connect
 from within_ml.errors import DatabaseError, InputError, shown
 
@@ -47,24 +47,26 @@ class Publication:
     rows_removed: int
 
 
-class ScoreRepository:
-    """The published ad scores.
+class PublishedTable:
+    """A table that is published day by day: its columns are those of a lake table, its key begins with ``date``.
 
     Parameters
     ----------
     url
         URL of the database `within`.
+    model
+        The table.
 
     Examples
     --------
-    >>> scores = ScoreRepository(getfixture("postgres_url"))
-    >>> scores.scores(dt.date(2014, 1, 5)).num_rows
+    >>> published = PublishedTable(getfixture("postgres_url"), AdScoreModel)
+    >>> published.read(dt.date(2014, 1, 5)).num_rows
     0
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: type[Base]) -> None:
         self.url = url
-        self._table = table_of(AdScoreModel)
+        self._table = table_of(model)
 
     def publish(
         self,
@@ -75,7 +77,7 @@ class ScoreRepository:
         run_id: str,
         scope: Mapping[str, Collection[str]] | None = None,
     ) -> Publication:
-        """Replace one day's scores, or those of some accounts and campaigns, in one transaction.
+        """Replace one day's rows, or those of some accounts and campaigns, in one transaction.
 
         Publishing the same rows again changes nothing: a row that differs only in ``run_id`` stays as it was. Readers
         see the old partition or the new; a publisher that is killed leaves the old. Publishers of one day wait for
@@ -84,7 +86,7 @@ class ScoreRepository:
         Parameters
         ----------
         rows
-            Columns of the contract `ad_scores`; all rows of `date` and within `scope`.
+            Columns of the table's contract; all rows of `date` and within `scope`.
         date
             Partition day.
         lake_version
@@ -118,8 +120,8 @@ class ScoreRepository:
         logger.info("published %d rows of %s for %s: %s", conformed.num_rows, self._table.name, date, replaced)
         return Publication(self._table.name, date, conformed.num_rows, replaced.written, replaced.removed)
 
-    def scores(self, date: dt.date, account_id: str | None = None) -> pa.Table:
-        """Return the scores of a day, of one account or of all, ordered by key.
+    def read(self, date: dt.date, account_id: str | None = None) -> pa.Table:
+        """Return the rows of a day, of one account or of all, ordered by key.
 
         Raises
         ------
@@ -131,6 +133,47 @@ class ScoreRepository:
             filters["account_id"] = [account_id]
         with connect(self.url) as connection:
             return read_rows(connection, self._table, where=_where(filters), parameters=_parameters(filters))
+
+
+class ScoreRepository(PublishedTable):
+    """The published ad scores.
+
+    Parameters
+    ----------
+    url
+        URL of the database `within`.
+
+    Examples
+    --------
+    >>> scores = ScoreRepository(getfixture("postgres_url"))
+    >>> scores.scores(dt.date(2014, 1, 5)).num_rows
+    0
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, AdScoreModel)
+
+    def scores(self, date: dt.date, account_id: str | None = None) -> pa.Table:
+        """Return the scores of a day, of one account or of all, ordered by key."""
+        return self.read(date, account_id)
+
+
+class AnalysisRepository(PublishedTable):
+    """The published analyses of the ad scores: reasons, similar ads, suggestions.
+
+    Parameters
+    ----------
+    url
+        URL of the database `within`.
+
+    Examples
+    --------
+    >>> AnalysisRepository(getfixture("postgres_url")).read(dt.date(2014, 1, 5)).num_rows
+    0
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, AdScoreAnalysisModel)
 
 
 class DimensionRepository:

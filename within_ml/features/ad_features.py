@@ -56,6 +56,9 @@ _PRIORS = {
     "campaign": "campaign_prior_ctr",
     "ad": "prior_ctr",
 }
+_AS_OF_THE_DAY = ("headline", "body", "audience_age", "audience_gender", "interests")
+"""What is known of an ad by the version of the day."""
+
 _NEVER = 10_000_000
 """A day number beyond any date: the end of what has no end."""
 
@@ -234,11 +237,10 @@ def _trend(rows: ir.Table, level: str) -> ir.Value:
 
 
 def _with_dates(rows: ir.Table, versions: ir.Table, campaigns: ir.Table) -> ir.Table:
-    """Add the ad's text as of the day, its key, ages and the weekday."""
+    """Add the ad's text and audience as of the day, the text's key, ages and the weekday."""
     known = versions.select(
         *AD_KEY,
-        "headline",
-        "body",
+        *_AS_OF_THE_DAY,
         "from_day",
         "until_day",
         "created_day",

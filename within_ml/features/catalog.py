@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from within_ml.features.performance import DEFAULT_CTR, PRIOR_CLICKS, PRIOR_IMPRESSIONS, RECENCY_WEIGHTS
 from within_ml.features.temporal import WINDOWS
-from within_ml.lake.contracts import AD_KEY, Column, Contract
+from within_ml.lake.contracts import AD_KEY, UNKNOWN, Column, Contract
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64()}
 
@@ -296,6 +296,9 @@ def ad_features_contract() -> Contract:
             _id_column("ad_id", "Ad, unique within platform and account"),
             Column("headline", pa.string(), "Headline as of the day", nullable=True),
             Column("body", pa.string(), "Body text as of the day", nullable=True),
+            Column("audience_age", pa.string(), f"Targeted age band as of the day, or {UNKNOWN!r}", nullable=True),
+            Column("audience_gender", pa.string(), f"Targeted gender as of the day, or {UNKNOWN!r}", nullable=True),
+            Column("interests", pa.string(), "Targeted interests as of the day, comma separated", nullable=True),
             *(f.column for f in AD_FEATURES),
         ),
         key=("date", *AD_KEY),

@@ -284,13 +284,13 @@ def _rejected(con: duckdb.DuckDBPyConnection, contract: Contract, codes: Mapping
     if not order:
         return REJECTED_SCHEMA.empty_table()
     reasons = [",".join(codes[row]) for row in order]
-    con.register("rejects", pa.table({"__row": order, "reasons": reasons}))
+    con.register("rejects", pa.table({"__row": order, "__reasons": reasons}))
     # JSON has no NaN: such numbers are written as text and read back by rows_from_json.
     fields = ", ".join(f"'{c.name}', {_json(c)}" for c in contract.columns)
     day = '"date"' if contract.partitioned else "CAST(NULL AS DATE)"
     return (
         con.execute(
-            f"""SELECT '{contract.table}' AS "table", {day} AS date, reasons,
+            f"""SELECT '{contract.table}' AS "table", {day} AS date, __reasons AS reasons,
                 CAST(json_object({fields}) AS VARCHAR) AS row
             FROM arrow_rows JOIN rejects USING (__row) ORDER BY __row"""
         )

@@ -233,6 +233,16 @@ def _score(name: str, meaning: str, *, nullable: bool = False) -> Column:
     return Column(name, pa.float64(), meaning, nullable, "0 to 100", 0, 100)
 
 
+def _json(name: str, meaning: str) -> Column:
+    return Column(name, pa.string(), meaning, unit="JSON list")
+
+
+def _json_list(name: str) -> Rule:
+    # json_type of what is no JSON is an error, so that it is asked for only where it is.
+    broken = f"CASE WHEN json_valid({name}) THEN json_type({name}) <> 'ARRAY' ELSE {name} IS NOT NULL END"
+    return Rule(f"{name}_no_json_list", broken, f"{name} must be a JSON list")
+
+
 AD_SCORES = Contract(
     "ad_scores",
     "date × ad",
@@ -241,11 +251,23 @@ AD_SCORES = Contract(
         _date("date", "Day as of which the ad is scored; the prediction is for the seven days after it"),
         *_AD,
         Column("predicted_ctr", pa.float64(), "Calibrated click-through rate", False, "fraction", 0, 1),
+        Column("ctr_lower", pa.float64(), "Lower end of the prediction's interval", True, "fraction", 0, 1),
+        Column("ctr_upper", pa.float64(), "Upper end of the prediction's interval", True, "fraction", 0, 1),
+        Column(
+            "interval_impressions",
+            pa.float64(),
+            "Impressions over which the interval is to hold the observed rate; null where it is for the rate itself",
+            True,
+            "impressions",
+            0,
+        ),
         _score("ad_score", "Percentile of predicted_ctr among the platform's training predictions"),
         _score("engagement_score", "Percentile of the text score among training ads", nullable=True),
         Column("sentiment_score", pa.float64(), "VADER compound sentiment of the text", True, "-1 to 1", -1, 1),
         _score("complexity_score", "Reading difficulty: 100 minus Flesch reading ease, clipped", nullable=True),
         _text("topics", "Words of the text that moved the text score most, comma separated"),
+        _text("top_reasons", "JSON list of sentences: what moves the prediction most, and by how many points of CTR"),
+        _score("target_audience_match", "How well the targeted audience fits the ad", nullable=True),
         Column(
             "confidence_score",
             pa.float64(),
@@ -265,9 +287,36 @@ AD_SCORES = Contract(
     key=("date", *AD_KEY),
     partitioned=True,
     sort_by=("account_id", "campaign_id", "ad_id"),
+    rules=(
+        Rule("interval_upside_down", "ctr_lower > ctr_upper", "ctr_lower must be at most ctr_upper"),
+        _json_list("top_reasons"),
+    ),
+)
+
+AD_SCORE_ANALYSIS = Contract(
+    "ad_score_analysis",
+    "date × ad",
+    "Why an ad has its prediction, which like it did well, and what would raise it",
+    (
+        _date("date", "Day as of which the ad is scored, as in ad_scores"),
+        *_AD,
+        Column("base_ctr", pa.float64(), "Prediction without any of the reasons", False, "fraction", 0, 1),
+        Column(
+            "predicted_ctr", pa.float64(), "Calibrated click-through rate, as in ad_scores", False, "fraction", 0, 1
+        ),
+        _json("reasons", "What moves the prediction, the strongest first: group, text, points of CTR, log-odds"),
+        _json("similar_ads", "Past ads of the nearest texts that did well: keys, text, similarity, impressions, ctr"),
+        _json("suggestions", "Changes that raise the prediction, the best first: text, old and new prediction"),
+        _text("model_version", "Version in the registry"),
+        _text("run_id", "Run that wrote the row"),
+    ),
+    key=("date", *AD_KEY),
+    partitioned=True,
+    sort_by=("account_id", "campaign_id", "ad_id"),
+    rules=(_json_list("reasons"), _json_list("similar_ads"), _json_list("suggestions")),
 )
 
 CONTRACTS: Mapping[str, Contract] = MappingProxyType(
-    {c.table: c for c in (AD_PERFORMANCE, ADS, CAMPAIGNS, ACCOUNTS, REGIONS, AD_SCORES)}
+    {c.table: c for c in (AD_PERFORMANCE, ADS, CAMPAIGNS, ACCOUNTS, REGIONS, AD_SCORES, AD_SCORE_ANALYSIS)}
 )
 """Contracts of the source and the published tables; feature tables have theirs beside their definition."""

@@ -122,6 +122,8 @@ def score_rows(
     columns = {name: pa.repeat(value, features.num_rows) for name, value in told.items()}
     columns |= {name: features[name] for name in features.column_names if name in CONTRACT.names}
     columns |= {name: scores[name] for name in scores.column_names}
+    # A model without intervals or reasons says so by null.
+    columns = {c.name: pa.nulls(features.num_rows, c.type) for c in CONTRACT.columns if c.nullable} | columns
     rows = pa.table({c.name: pc.cast(columns[c.name], c.type) for c in CONTRACT.columns})
     result = audit(rows, CONTRACT)
     check_share(result, CONTRACT, maximum=0.0)

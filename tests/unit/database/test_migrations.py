@@ -39,6 +39,27 @@ def test_migrations_make_what_the_models_say(postgres_url):
     check_migrated(postgres_url)
 
 
+def test_going_back_one_version_and_forward_again_keeps_the_scores(postgres_url):
+    from alembic import command
+
+    from within_ml.database.base import _alembic_config
+
+    with connect(postgres_url) as connection:
+        connection.execute(
+            "INSERT INTO ad_scores (date, platform, account_id, campaign_id, ad_group_id, ad_id, predicted_ctr, "
+            "ad_score, confidence_score) VALUES ('2014-01-05', 'p', 'a', 'c', 'g', '1', 0.1, 50, 0.5)"
+        )
+    with make_engine(postgres_url).connect() as connection:
+        config = _alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    with connect(postgres_url) as connection:
+        assert connection.execute("SELECT to_regclass('ad_score_analysis')").fetchone() == (None,)
+    migrate(postgres_url)
+    with connect(postgres_url) as connection:
+        assert connection.execute("SELECT predicted_ctr, ctr_lower FROM ad_scores").fetchall() == [(0.1, None)]
+
+
 def test_processes_that_migrate_at_once_do_it_once(empty_url):
     processes = [subprocess.Popen([sys.executable, "-c", MIGRATOR, empty_url], stdin=subprocess.PIPE) for _ in range(4)]
     for process in processes:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from within_ml.database.base import arrow_schema, table_of
-from within_ml.database.ml_system import AdScoreModel
-from within_ml.database.repository import DimensionRepository, ScoreRepository
+from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel
+from within_ml.database.repository import AnalysisRepository, DimensionRepository, ScoreRepository
 from within_ml.database.urls import connect
 from within_ml.errors import DatabaseError, InputError
 from within_ml.lake.contracts import CONTRACTS
@@ -50,10 +50,11 @@ def publications(url: str) -> list[tuple[object, ...]]:
         return connection.execute("SELECT run_id, rows, lake_version FROM publications ORDER BY run_id").fetchall()
 
 
-def test_columns_and_key_are_those_of_the_contract():
-    table = table_of(AdScoreModel)
-    assert arrow_schema(table) == SCHEMA
-    assert tuple(column.name for column in table.primary_key.columns) == CONTRACTS["ad_scores"].key
+@pytest.mark.parametrize("model", [AdScoreModel, AdScoreAnalysisModel])
+def test_columns_and_key_are_those_of_the_contract(model):
+    table = table_of(model)
+    assert arrow_schema(table) == CONTRACTS[table.name].schema
+    assert tuple(column.name for column in table.primary_key.columns) == CONTRACTS[table.name].key
 
 
 def test_publishing_twice_leaves_the_same_rows(postgres_url):
@@ -123,10 +124,30 @@ def test_an_empty_partition_empties_the_day(postgres_url):
         (score_rows(("a", "1", float("inf"))), "predicted_ctr_range"),
         (score_rows(("a", "1", 0.5), ad_group_id=None), "ad_group_id"),
         (score_rows(("a", "1", 0.5), topics="nul\x00byte"), "constraints; however: invalid byte sequence"),
+        (score_rows(("a", "1", 0.5), ctr_upper=1.5), "ctr_upper_range"),
+        (score_rows(("a", "1", 0.5), ctr_lower=0.6, ctr_upper=0.4), "interval_order"),
+        (score_rows(("a", "1", 0.5), target_audience_match=101.0), "target_audience_match_range"),
+        (score_rows(("a", "1", 0.5), top_reasons='{"text": "no list"}'), "top_reasons_list"),
+        (score_rows(("a", "1", 0.5), top_reasons="no json"), "invalid input syntax for type json"),
         (score_rows(("a", "1", 0.01)).drop_columns(["ad_score"]), "'ad_score' are missing"),
         (score_rows(("a", "1", 0.01)).set_column(6, "predicted_ctr", pa.array(["high"])), "must fit the table's types"),
     ],
-    ids=["other day", "repeated key", "above 1", "nan", "infinite", "null", "nul byte", "missing", "type"],
+    ids=[
+        "other day",
+        "repeated key",
+        "above 1",
+        "nan",
+        "infinite",
+        "null",
+        "nul byte",
+        "interval",
+        "upside down",
+        "match",
+        "no list",
+        "no json",
+        "missing",
+        "type",
+    ],
 )
 @pytest.mark.parametrize("occupied", [False, True])
 def test_bad_rows_leave_the_partition_as_it_was(postgres_url, rows, message, occupied):
@@ -137,6 +158,43 @@ def test_bad_rows_leave_the_partition_as_it_was(postgres_url, rows, message, occ
         repository.publish(rows, DAY, lake_version=2, run_id="run-2")
     assert repository.scores(DAY).equals(before)
     assert publications(postgres_url) == [("run-1", before.num_rows, 1)]
+
+
+def test_rows_from_before_a_column_came_are_published_with_null(postgres_url):
+    repository = ScoreRepository(postgres_url)
+    old = score_rows(("a", "1", 0.01)).drop_columns(["ctr_lower", "top_reasons"])
+    repository.publish(old, DAY, lake_version=1, run_id="run-1")
+    assert repository.scores(DAY).equals(score_rows(("a", "1", 0.01)))
+
+
+def analysis_rows(reasons: str, run_id: str = "run-1") -> pa.Table:
+    row = {
+        "date": DAY, "platform": "google", "account_id": "a", "campaign_id": "c", "ad_group_id": "g", "ad_id": "1",
+        "base_ctr": 0.01, "predicted_ctr": 0.02, "reasons": reasons, "similar_ads": "[]", "suggestions": "[]",
+        "run_id": run_id,
+    }  # fmt: skip
+    return pa.Table.from_pylist([row], schema=CONTRACTS["ad_score_analysis"].schema)
+
+
+def test_analyses_are_published_beside_the_scores(postgres_url):
+    analyses, scores = AnalysisRepository(postgres_url), ScoreRepository(postgres_url)
+    scores.publish(score_rows(("a", "1", 0.02)), DAY, lake_version=1, run_id="run-1")
+    rows = analysis_rows('[{"text": "headline 2 words shorter", "points": 0.4}]')
+    assert analyses.publish(rows, DAY, lake_version=3, run_id="run-1").table == "ad_score_analysis"
+    assert analyses.publish(rows, DAY, lake_version=3, run_id="run-1").rows_written == 0
+    assert analyses.read(DAY, "a").equals(rows)
+    assert scores.scores(DAY).num_rows == 1
+    with connect(postgres_url) as connection:
+        told = connection.execute("SELECT table_name, rows FROM publications ORDER BY table_name").fetchall()
+        query = "SELECT reasons::jsonb -> 0 ->> 'points' FROM ad_score_analysis JOIN ad_scores USING (date, ad_id)"
+        points = connection.execute(query).fetchall()
+    assert told == [("ad_score_analysis", 1), ("ad_scores", 1)]
+    assert points == [("0.4",)]
+
+
+def test_an_analysis_that_is_no_list_is_refused(postgres_url):
+    with pytest.raises(InputError, match="reasons_list"):
+        AnalysisRepository(postgres_url).publish(analysis_rows('"text"'), DAY, lake_version=1, run_id="run-1")
 
 
 def test_rows_outside_the_scope_are_refused(postgres_url):

@@ -82,9 +82,11 @@ def random_lake(seed: int, *, days: int = 70, accounts: int = 3, ads_per_account
 
 def _versions(key: dict, born: int, i: int) -> list[dict]:
     first = {**key, "headline": f"Save {i}%", "valid_from": day(born), "created_at": day(born - 1) if i % 2 else None}
+    first |= {"audience_age": "25-34", "audience_gender": "female", "interests": "cars,food"}
     if i % 3:
         return [first]
     second = {**first, "headline": f"Last chance {i}", "body": "Now.", "valid_from": day(born + 9)}
+    second |= {"audience_age": "unknown", "interests": None}
     return [{**first, "valid_to": day(born + 9)}, {**second, "valid_to": day(born + 30)}]
 
 

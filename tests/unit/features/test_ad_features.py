@@ -22,6 +22,9 @@ def computed(lake, first, last, **options) -> pa.Table:
     )
 
 
+AS_OF_THE_DAY = ("headline", "body", "audience_age", "audience_gender", "interests")
+
+
 @pytest.fixture(scope="module")
 def month(lake, on) -> pa.Table:
     return computed(lake, on(30), on(37))
@@ -46,7 +49,8 @@ def slow_ad_features(lake, d: date) -> dict[tuple, dict]:
                     rows.setdefault(key, {"campaign_id": v.campaign_id, "ad_group_id": v.ad_group_id})
                 if key in rows:
                     born = v.created_at if not pd.isna(v.created_at) and v.created_at <= d else first
-                    rows[key] |= {"headline": v.headline, "body": v.body, "ad_age_days": (d - born).days}
+                    rows[key] |= {name: getattr(v, name) for name in AS_OF_THE_DAY}
+                    rows[key]["ad_age_days"] = (d - born).days
     for (platform, account, ad), row in rows.items():
         row.update({"platform": platform, "account_id": account, "ad_id": ad, "day_of_week": d.weekday()})
         begins = start.get((platform, account, row["campaign_id"]))
@@ -108,7 +112,7 @@ def test_equals_a_slow_implementation(lake, on, number):
     }
     assert found.keys() == expected.keys()
     for key, row in expected.items():
-        for name in ["campaign_id", "ad_group_id", "headline", "body"]:
+        for name in ["campaign_id", "ad_group_id", *AS_OF_THE_DAY]:
             assert found[key][name] == (None if pd.isna(row.get(name)) else row[name])
         for feature in NUMERIC_AD_FEATURES:
             want = row.get(feature.name)
@@ -189,6 +193,20 @@ def test_new_ad_has_a_row_before_its_campaign_starts_and_its_parents_rate(lake, 
     assert (new.prior_ctr == new.account_prior_ctr).all()
     assert (new.ad_impressions_28d == 0).all()
     assert list(new.campaign_age_days) == list(range(-1, 7))
+
+
+def test_audience_is_the_one_of_the_day(lake, month, on):
+    rows = month.to_pandas()
+    versions = lake.tables["ads"].to_pandas()
+    changed = versions[versions.ad_id == "ad-0-3"].sort_values("valid_from")
+    assert changed.audience_age.tolist() == ["25-34", "unknown"]
+    assert set(rows.audience_age.dropna()) == {"25-34", "unknown"}
+    assert rows.loc[rows.headline.isna(), ["audience_age", "audience_gender", "interests"]].isna().all(axis=None)
+    day = changed.valid_from.iloc[1]
+    around = computed(lake, day - timedelta(days=1), day).to_pandas()
+    seen = around[around.ad_id == "ad-0-3"].sort_values("date")
+    assert seen.audience_age.tolist() == ["25-34", "unknown"]
+    assert seen.interests.fillna("none").tolist() == ["cars,food", "none"]
 
 
 def test_money_all_null_is_null_everywhere(month):

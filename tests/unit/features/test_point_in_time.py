@@ -40,7 +40,7 @@ def restated(lake, last: date, rng: np.random.Generator):
         for v in ads.valid_from[ends_later]
     ]
     begins_later = (ads.valid_from > last).to_numpy()
-    ads.loc[begins_later, ["headline", "created_at"]] = ["Rewritten", date(2020, 1, 1)]
+    ads.loc[begins_later, ["headline", "audience_age", "created_at"]] = ["Rewritten", "55+", date(2020, 1, 1)]
     ads = ads[~begins_later | (rng.random(len(ads)) < 0.5)]
     known = set(ads[ads.valid_from <= last].campaign_id)
     campaigns = lake.tables["campaigns"].to_pandas()

@@ -171,3 +171,25 @@ def test_every_row_is_accepted_or_rejected_and_the_accepted_keep_the_contract(ro
     assert all(row["spend"] is None or (math.isfinite(row["spend"]) and row["spend"] >= 0) for row in accepted)
     assert audit(found.accepted, PERFORMANCE).reasons == {}
     assert all(found.rejected["reasons"].to_pylist())
+
+
+class TestJsonLists:
+    @pytest.mark.parametrize(
+        ("reasons", "codes"),
+        [
+            ('[{"text": "shorter"}]', set()),
+            ("[]", set()),
+            ('{"text": "shorter"}', {"reasons_no_json_list"}),
+            ("shorter", {"reasons_no_json_list"}),
+            (None, {"reasons_missing_or_unreadable"}),
+        ],
+    )
+    def test_a_list_that_is_promised_must_be_one(self, reasons, codes):
+        contract = CONTRACTS["ad_score_analysis"]
+        row = dict.fromkeys(contract.names) | {
+            "date": date(2024, 1, 1), "platform": "google", "account_id": "a", "campaign_id": "c", "ad_group_id": "g",
+            "ad_id": "1", "base_ctr": 0.01, "predicted_ctr": 0.02, "similar_ads": "[]", "suggestions": "[]",
+        }  # fmt: skip
+        schema = pa.schema([(c.name, c.type) for c in contract.columns])
+        rows = pa.Table.from_pylist([row | {"reasons": reasons}], schema=schema)
+        assert set(audit(rows, contract).reasons) == codes

@@ -308,6 +308,27 @@ class TestEffects:
         ridge = np.linalg.solve(words[train].T @ words[train] + 5 * np.eye(len(vocabulary)), words[train].T @ y[train])
         assert np.corrcoef(words[~train] @ ridge, truth[~train])[0, 1] > 0.5
 
+    def test_themes_please_some_audiences_more(self, steady: Agency, steady_rows: pa.Table):
+        # The same themes in the same groups, without that taste: what is left is the planted interaction.
+        plain = simulate(dataclasses.replace(STEADY, audience_strength=0.0))
+        rows = query(
+            """
+            with ad as (select ad_id, sum(true_ctr * impressions) / sum(impressions) ctr from t group by 1),
+              base as (select ad_id, sum(true_ctr * impressions) / sum(impressions) ctr from u group by 1)
+            select ln(ad.ctr / (1 - ad.ctr)) - ln(base.ctr / (1 - base.ctr)), effect
+            from ad join base using (ad_id) join e on e.kind = 'audience_match' and e.key = ad_id
+            """,
+            t=pa.concat_tables(steady.true_ctr()),
+            u=pa.concat_tables(plain.true_ctr()),
+            e=steady.effects,
+        )
+        found, planted = np.array(rows).T
+        assert found == pytest.approx(planted, abs=0.01)
+        assert planted.std() == pytest.approx(0.15, abs=0.03)
+        by_theme = query("select avg(effect) from e where kind = 'audience_theme' group by split_part(key, '/', 2)",
+                         e=steady.effects)  # fmt: skip
+        assert np.abs(np.array(by_theme)).max() < 1e-9
+
     def test_region_effects_show_in_clicks(self, steady: Agency, steady_rows: pa.Table):
         rows = query(
             """

@@ -68,6 +68,9 @@ class SimulationConfig:
         Size of the drift on the logit scale; 0 for none.
     text_strength : float
         Factor on what headline words do to the ctr; 0 makes text useless.
+    audience_strength : float
+        Standard deviation, on the logit scale, of what a theme does to the ctr in one audience beyond what it does in
+        all of them; 0 makes all audiences like the same texts.
     unexplained : float
         Standard deviation, on the logit scale, of an ad's quality that neither text nor image tells.
     daily_noise : float
@@ -108,6 +111,7 @@ class SimulationConfig:
     drift_date: date | None = None
     drift_size: float = 0.30
     text_strength: float = 1.0
+    audience_strength: float = 0.15
     unexplained: float = 0.15
     daily_noise: float = 0.05
     weekday_strength: float = 1.0
@@ -184,6 +188,7 @@ _REAL = (
     ("false_alarm_share", 0.0, 1.0),
     ("drift_size", 0.0, 3.0),
     ("text_strength", 0.0, 5.0),
+    ("audience_strength", 0.0, 3.0),
     ("unexplained", 0.0, 3.0),
     ("daily_noise", 0.0, 1.0),
     ("weekday_strength", 0.0, 10.0),

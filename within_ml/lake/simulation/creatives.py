@@ -31,10 +31,15 @@ _IMAGE_CTR = (0.25, 0.20, -0.15)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WordEffects:
-    """Logit effects of words: per theme, platform × theme, theme × hook, theme × closer, adjective."""
+    """Logit effects: per theme, platform × theme, age × theme, gender × theme, theme × hook, theme × closer, adjective.
+
+    Those with an audience have mean 0 over audiences and over themes: pure interactions.
+    """
 
     theme: Floats
     platform_theme: Floats
+    age_theme: Floats
+    gender_theme: Floats
     hook: Floats
     closer: Floats
     adjective: Floats
@@ -110,16 +115,25 @@ def draw_creatives(config: SimulationConfig, platform: Ints, industry: Ints, acc
 
 
 def _word_effects(config: SimulationConfig) -> WordEffects:
-    rng = stream(config.seed, "words")
+    rng, audience = stream(config.seed, "words"), stream(config.seed, "audience")
     themes, hooks, closers = len(words.THEMES), len(words.THEMES[0].hooks), len(words.THEMES[0].closers)
     strength = config.text_strength
     return WordEffects(
         theme=strength * rng.normal(0, 0.15, themes),
         platform_theme=strength * rng.normal(0, 0.08, (len(config.platforms), themes)),
+        age_theme=_interaction(audience, len(words.AGES), themes, config.audience_strength / np.sqrt(2)),
+        gender_theme=_interaction(audience, len(words.GENDERS), themes, config.audience_strength / np.sqrt(2)),
         hook=strength * rng.normal(0, 0.12, (themes, hooks)),
         closer=strength * rng.normal(0, 0.08, (themes, closers)),
         adjective=strength * rng.normal(0, 0.10, len(words.ADJECTIVES)),
     )
+
+
+def _interaction(rng: np.random.Generator, rows: int, columns: int, size: float) -> Floats:
+    """Draw effects without a row's or a column's own effect, with the given root mean square."""
+    drawn = rng.standard_normal((rows, columns))
+    drawn = drawn - drawn.mean(axis=0) - drawn.mean(axis=1, keepdims=True) + drawn.mean()
+    return np.asarray(size * drawn / np.sqrt(np.mean(drawn**2)), dtype=np.float64)
 
 
 def _images_of(rng: np.random.Generator, account: Ints, accounts: int, images: int) -> Ints:

@@ -18,7 +18,7 @@ from within_ml.lake.simulation import vocabulary as words
 from within_ml.lake.simulation.creatives import bodies, headlines
 from within_ml.lake.simulation.events import Anomaly, Drift
 from within_ml.lake.simulation.process import Cells, Facts, TrueRates
-from within_ml.lake.simulation.world import NEVER, World, us_states
+from within_ml.lake.simulation.world import NEVER, World, audience_match, us_states
 
 Ints = npt.NDArray[np.int64]
 
@@ -322,6 +322,7 @@ def _effects(world: World, names: Names, drift: Drift) -> Iterator[tuple[str, st
         "campaign": (names.campaign, world.campaigns.ctr.tolist()),
         "creative": (names.ad.to_pylist(), world.creatives.quality.tolist()),
         "text": (names.ad.to_pylist(), world.creatives.text_effect.tolist()),
+        "audience_match": (names.ad.to_pylist(), audience_match(world.ads, world.creatives).tolist()),
         "theme": (themes, effects.theme.tolist()),
         "adjective": (words.ADJECTIVES, effects.adjective.tolist()),
         "drift_platform": (config.platforms, drift.platform.tolist()),
@@ -329,6 +330,9 @@ def _effects(world: World, names: Names, drift: Drift) -> Iterator[tuple[str, st
     }
     for kind, (keys, values) in keyed.items():
         yield from ((kind, key, value) for key, value in zip(keys, values, strict=True))
+    for segments, table in ((words.AGES, effects.age_theme), (words.GENDERS, effects.gender_theme)):
+        for segment, row in zip(segments, table.tolist(), strict=True):
+            yield from (("audience_theme", f"{segment}/{t}", value) for t, value in zip(themes, row, strict=True))
     for industry in words.INDUSTRIES:
         for weekday, effect in enumerate(words.WEEKDAY_CTR[industry.rhythm], start=1):
             yield "weekday", f"{industry.name}/{weekday}", strength * effect

@@ -328,9 +328,16 @@ def _with_quality(
         + np.array(words.AGE_CTR)[ads.age]
         + np.array(words.GENDER_CTR)[ads.gender]
         + creatives.quality
+        + audience_match(ads, creatives)
     )
     weight = ads.weight * np.exp(0.6 * creatives.quality)
     return Ads(**{**{name: getattr(ads, name) for name in Ads.__slots__}, "ctr": ctr, "weight": weight})
+
+
+def audience_match(ads: Ads, creatives: Creatives) -> Floats:
+    """Return what each ad's theme does to the ctr in the ad's audience beyond what it does in all audiences."""
+    effects, theme = creatives.effects, creatives.theme
+    return np.asarray(effects.age_theme[ads.age, theme] + effects.gender_theme[ads.gender, theme], dtype=np.float64)
 
 
 def expit(logit: Floats) -> Floats:
