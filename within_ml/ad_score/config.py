@@ -54,6 +54,8 @@ class AdScoreConfig:
         Age at which a training row counts half: the level and taste of the audience drift.
     calibration_days : int
         Last days of the history kept for the calibrator by `AdScorePredictor.fit`.
+    outcome_days : int
+        Last days of predictions with known outcome that calibrator and intervals learn from.
     early_stopping_days : int
         Last days of what is left that say how many trees are worth having.
     max_rows : int
@@ -79,6 +81,7 @@ class AdScoreConfig:
     modalities: tuple[str, ...] = (Modality.TABULAR, Modality.TEXT, Modality.IMAGE)
     half_life_days: float = 180.0
     calibration_days: int = 14
+    outcome_days: int = 56
     early_stopping_days: int = 14
     max_rows: int = 500_000
     folds: int = 5

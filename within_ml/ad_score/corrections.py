@@ -80,6 +80,11 @@ class Corrections:
                 member.fit(rows, None)
         return self
 
+    def update(self, rows: Rows) -> None:
+        """Let the members that can learn on go on with later rows."""
+        for member in self.used().values():
+            member.update(rows)
+
     def of(self, X: pd.DataFrame) -> FloatArray:
         """Return what is added to the log-odds of each row, shape (n,)."""
         total = np.zeros(len(X))

@@ -44,6 +44,9 @@ class Member(Protocol):
     def fit(self, rows: Rows, later: Rows | None) -> Self:
         """Fit; the later rows say when to stop. Without them the complexity of the fit before is kept."""
 
+    def update(self, rows: Rows) -> None:
+        """Learn on from later rows; a member that cannot stays as it is."""
+
     def correction(self, X: pd.DataFrame) -> FloatArray:
         """Return what is added to the log-odds of each row, shape (n,)."""
 

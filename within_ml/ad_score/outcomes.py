@@ -103,9 +103,7 @@ class Outcomes:
     def load(cls, file: Path) -> Self:
         """Read what `save` wrote; errors of parsing are the caller's to name."""
         with np.load(file, allow_pickle=False) as arrays:
-            groups = {
-                name: arrays[f"{name}_names"].astype(object)[arrays[f"{name}_codes"]] for name in terms.HIERARCHY
-            }
+            groups = {name: arrays[f"{name}_names"].astype(object)[arrays[f"{name}_codes"]] for name in terms.HIERARCHY}
             day = arrays["day"].astype("datetime64[D]")
             return cls(day, pd.DataFrame(groups), *(arrays[name] for name in _NUMBERS))
 

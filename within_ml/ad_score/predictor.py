@@ -29,7 +29,8 @@ from within_ml.ad_score.terms import REQUIRED_COLUMNS
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
-from within_ml.splits import OutOfTimeSplit
+from within_ml.features.labels import LABEL_COLUMNS, observed_rates
+from within_ml.splits import OutOfTimeSplit, to_days
 
 if TYPE_CHECKING:
     from within_ml.calibration.hierarchical import HierarchicalCalibrator
@@ -193,10 +194,43 @@ class AdScorePredictor(BaseMLModel):
             If `fit_model` was not called before.
         """
         y, w = self._checked(X, y, sample_weight)
-        self.outcomes_ = Outcomes.of(X, self._margin(X), y, w, w)
-        self.calibrator_ = self._calibrator(self.outcomes_)
-        logger.info("ad score calibrated on %d rows: %s", len(X), self.calibrator_.global_calibrator_.method_)
-        return self
+        return self._calibrate_on(Outcomes.of(X, self._margin(X), y, w, w))
+
+    def update(self, new_data: pd.DataFrame) -> Self:
+        """Take in rows whose outcome has become known since the last fit or update.
+
+        The linear member goes on learning from days later than those it has seen; the outcomes of the last
+        ``outcome_days`` are kept, and calibrator and intervals are fitted again on them. Trees, text and network stay
+        as they are until the next training.
+
+        Parameters
+        ----------
+        new_data : DataFrame, shape (n, …)
+            Rows of ``ad_training_set``: what `predict` needs, and ``label_impressions`` and ``label_clicks``. Days that
+            are known already are replaced by theirs.
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted, or was never calibrated.
+        InputError
+            If a column is missing or a label is wrong.
+        """
+        if getattr(self, "calibrator_", None) is None:
+            raise NotFittedError(f"{self.model_name} must be fitted and calibrated before it is updated; call fit.")
+        self.require_columns(new_data, LABEL_COLUMNS)
+        shown = new_data[new_data["label_impressions"] > 0]
+        y, w = self._checked(shown, *observed_rates(shown))
+        new = Outcomes.of(shown, self._margin(shown), y, w, w)
+        if not len(new.y):
+            return self
+        later = to_days(shown["date"]) > self.outcomes_.day.max()
+        if later.any():
+            rows = shown[later].reset_index(drop=True)
+            self.corrections_.update(rows_of(rows, y[later], w[later], self.base_.margin(rows), self.base_.dispersion_))
+        known = self.outcomes_.where(~np.isin(self.outcomes_.day, new.day)).with_more(new)
+        first = known.day.max() - np.timedelta64(self.feature_config.outcome_days - 1, "D")
+        return self._calibrate_on(known.since(first))
 
     def predict(self, X: pd.DataFrame) -> FloatArray:
         """Return the predicted click-through rate of each row, a fraction in (0, 1), shape (n,).
@@ -284,6 +318,12 @@ class AdScorePredictor(BaseMLModel):
         if self.base_.coefficients_.any():
             allowed -= {Modality.TEXT}
         return [name for name in self.feature_names if terms.modality(name) in allowed]
+
+    def _calibrate_on(self, outcomes: Outcomes) -> Self:
+        self.outcomes_ = outcomes
+        self.calibrator_ = self._calibrator(outcomes)
+        logger.info("ad score calibrated on %d rows: %s", len(outcomes.y), self.calibrator_.global_calibrator_.method_)
+        return self
 
     def _calibrator(self, outcomes: Outcomes) -> HierarchicalCalibrator:
         from within_ml.calibration.hierarchical import HierarchicalCalibrator

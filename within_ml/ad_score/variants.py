@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from within_ml.ad_score.config import AdScoreConfig, Modality, ScoreModelType
 from within_ml.ad_score.predictor import AdScorePredictor
+from within_ml.features.labels import observed_rates
 
 
 def variants(config: AdScoreConfig | Mapping[str, object] | None = None) -> dict[str, AdScorePredictor]:
@@ -38,14 +39,9 @@ def predictions_of_variants(
 
     ``frames`` are rows of ``ad_training_set`` by part.
     """
-    labelled = {name: (frame, *_labels(frame)) for name, frame in frames.items()}
+    labelled = {name: (frame, *observed_rates(frame)) for name, frame in frames.items()}
     train, validation = labelled["train"], labelled["validation"]
     for name, predictor in variants(config).items():
         predictor.fit_model(train[0], train[1], sample_weight=train[2], validation=validation)
         predictor.fit_calibration(validation[0], validation[1], sample_weight=validation[2])
         yield name, predictor.predict(frames["test"])
-
-
-def _labels(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    return frame["label_clicks"] / frame["label_impressions"], frame["label_impressions"]
-

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 
 import ibis
 import ibis.expr.types as ir
+import pandas as pd
 
 from within_ml.base import HORIZON_DAYS, LABEL_MATURITY_DAYS
 from within_ml.features.temporal import (
@@ -23,6 +24,16 @@ from within_ml.features.temporal import (
 from within_ml.lake.contracts import AD_KEY
 
 LABEL_COLUMNS = ("label_impressions", "label_clicks")
+
+
+def observed_rates(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the click-through rates that came, and the impressions that they weigh.
+
+    >>> rates, impressions = observed_rates(pd.DataFrame({"label_impressions": [200], "label_clicks": [3]}))
+    >>> rates.tolist(), impressions.tolist()
+    ([0.015], [200])
+    """
+    return rows["label_clicks"] / rows["label_impressions"], rows["label_impressions"]
 
 
 def last_trainable(as_of: date) -> date:

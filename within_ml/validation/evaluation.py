@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from within_ml import metrics
 from within_ml.errors import InputError, shown
+from within_ml.features.labels import LABEL_COLUMNS, observed_rates
 from within_ml.metrics import PairAccuracy, ReliabilityCurve
 from within_ml.splits import to_days
 from within_ml.validation.baselines import Predictor, fit_baselines
@@ -27,7 +28,6 @@ from within_ml.validation.bootstrap import ClusterBootstrap, Interval
 FloatArray = NDArray[np.float64]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-LABELS = ("label_impressions", "label_clicks")
 _CAMPAIGN = ["platform", "account_id", "campaign_id"]
 
 
@@ -257,7 +257,7 @@ def campaign_groups(frame: pd.DataFrame, *, by_day: bool = False) -> NDArray[np.
 
 
 def _check_frame(name: str, frame: pd.DataFrame) -> None:
-    missing = [column for column in ("date", *_CAMPAIGN, *LABELS) if column not in frame.columns]
+    missing = [column for column in ("date", *_CAMPAIGN, *LABEL_COLUMNS) if column not in frame.columns]
     if missing:
         raise InputError(f"Rows to evaluate need date, campaign and labels; {name} lacks {shown(missing)}.")
     if not (frame["label_impressions"] > 0).all():
@@ -265,8 +265,7 @@ def _check_frame(name: str, frame: pd.DataFrame) -> None:
 
 
 def _rate(frame: pd.DataFrame) -> FloatArray:
-    rate: FloatArray = (frame["label_clicks"] / frame["label_impressions"]).to_numpy(np.float64)
-    return rate
+    return observed_rates(frame)[0].to_numpy(np.float64)
 
 
 def _flat(judgement: Judgement) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pandas as pd
 from within_ml.base import ModelType
 from within_ml.errors import MissingPartitionsError, PromotionRefusedError
 from within_ml.features.catalog import FEATURE_VERSION
-from within_ml.features.labels import last_trainable, required_label_dates
+from within_ml.features.labels import last_trainable, observed_rates, required_label_dates
 from within_ml.features.runner import compute_training_rows
 from within_ml.lake.landing import expected_days
 from within_ml.lake.store import LakeStore, days_between
@@ -96,8 +96,10 @@ def ad_score_model(
                 "feature_version": FEATURE_VERSION,
             },
         )
-        rates, impressions = _labels(train)
-        predictor.fit_model(train, rates, sample_weight=impressions, validation=(validation, *_labels(validation)))
+        rates, impressions = observed_rates(train)
+        predictor.fit_model(
+            train, rates, sample_weight=impressions, validation=(validation, *observed_rates(validation))
+        )
         predictor.save(models.vintage(ModelType.AD_SCORE, context.partition_key) / MODEL)
     return dg.MaterializeResult(
         metadata={
@@ -131,7 +133,7 @@ def ad_score_calibration(
     with measured() as measurement:
         frames, _ = _frames(lake.store, context.partition_key)
         predictor = AdScorePredictor.load(folder / MODEL)
-        rates, impressions = _labels(frames["validation"])
+        rates, impressions = observed_rates(frames["validation"])
         predictor.fit_calibration(frames["validation"], rates, sample_weight=impressions)
         predictor.save(folder / CALIBRATED)
     method = predictor.calibrator_.method_ if predictor.calibrator_ else "none"
@@ -221,8 +223,8 @@ def ad_score_champion(
         version = registry.resolve(name, "as_of", date.fromisoformat(context.partition_key))
         champion = registry.aliases(name).get("champion")
         seen = pd.concat([frames["train"], frames["validation"]])
-        baselines = fit_baselines(seen, _labels(seen)[0], sample_weight=seen["label_impressions"])
-        rates, weights = _labels(test)
+        baselines = fit_baselines(seen, observed_rates(seen)[0], sample_weight=seen["label_impressions"])
+        rates, weights = observed_rates(test)
         decision = PromotionGate().decide(
             registry.load(name, version).predict(test),
             registry.load(name, champion).predict(test) if champion and champion != version else None,
@@ -277,11 +279,6 @@ def _frames(store: LakeStore, as_of: str) -> tuple[dict[str, pd.DataFrame], int]
     split = OutOfTimeSplit().split(frame["date"])
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return {name: frame[mask].reset_index(drop=True) for name, mask in parts.items()}, version
-
-
-def _labels(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Click-through rates of the label's days, and their impressions as weights."""
-    return frame["label_clicks"] / frame["label_impressions"], frame["label_impressions"]
 
 
 def _write_report(report: "EvaluationReport", folder: Path) -> list[Path]:
