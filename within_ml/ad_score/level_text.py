@@ -30,7 +30,9 @@ _TEXT_FOLDER = "text_score"
 
 
 class LevelAndText:
-    """Log-odds from the prior rate and the text::
+    """Log-odds from the prior rate and the text.
+
+    They are::
 
         logit(prior_ctr) + b0 + b1·text·(1-h) + b2·text·h
 

@@ -5,15 +5,17 @@ How they learn is in `within_ml.models`; here is what they are given, and in whi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
+from typing_extensions import override
 
 from within_ml.ad_score import terms
 from within_ml.ad_score.config import AdScoreConfig
@@ -38,39 +40,49 @@ class Rows:
     base: FloatArray
 
 
-class Member(Protocol):
-    """A correction of log-odds."""
-
-    def fit(self, rows: Rows, later: Rows | None) -> Self:
-        """Fit; the later rows say when to stop. Without them the complexity of the fit before is kept."""
-
-    def update(self, rows: Rows) -> None:
-        """Learn on from later rows; a member that cannot stays as it is."""
-
-    def correction(self, X: pd.DataFrame) -> FloatArray:
-        """Return what is added to the log-odds of each row, shape (n,)."""
-
-    def importance(self) -> dict[str, float]:
-        """Return the share of each feature in the correction; sums to 1, or all are 0."""
-
-    def save(self, folder: Path) -> None:
-        """Write the fitted state into an existing folder."""
-
-
-class Trees:
-    """Boosted trees on numeric features.
+class Member(ABC):
+    """A correction of log-odds that is fitted on rows.
 
     Parameters
     ----------
     config : AdScoreConfig
     features : sequence of str
-        Numeric columns.
+        Numeric columns that it may use.
     """
 
     def __init__(self, config: AdScoreConfig, features: Sequence[str]) -> None:
         self.config = config
         self.features = list(features)
 
+    @abstractmethod
+    def fit(self, rows: Rows, later: Rows | None) -> Self:
+        """Fit; the later rows say when to stop. Without them the complexity of the fit before is kept."""
+
+    @abstractmethod
+    def correction(self, X: pd.DataFrame) -> FloatArray:
+        """Return what is added to the log-odds of each row, shape (n,)."""
+
+    @abstractmethod
+    def importance(self) -> dict[str, float]:
+        """Return the share of each feature in the correction; sums to 1, or all are 0."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the fitted state into an existing folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
+        """Read what `save` wrote."""
+
+    def update(self, rows: Rows) -> None:
+        """Learn on from later rows; a member that cannot stays as it is."""
+
+
+class Trees(Member):
+    """Boosted trees, stopped early."""
+
+    @override
     def fit(self, rows: Rows, later: Rows | None) -> Self:
         p = expit(rows.base)
         clicks_per_ad = float(rows.w @ (p * (1 - p))) / max(terms.n_ads(rows.X), 1)
@@ -83,22 +95,25 @@ class Trees:
         )
         return self
 
+    @override
     def correction(self, X: pd.DataFrame) -> FloatArray:
         return self.model_.predict_margin(self._numbers(X), base_margin=np.zeros(len(X)))
 
+    @override
     def importance(self) -> dict[str, float]:
         return self.model_.feature_importance()
 
+    @override
     def save(self, folder: Path) -> None:
         self.model_.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, config: AdScoreConfig) -> Self:
+    @override
+    def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
         from within_ml.models.boosted import BoostedRate
 
-        model = BoostedRate.load(folder)
-        member = cls(config, [str(name) for name in model.feature_names_in_])
-        member.model_ = model
+        member = cls(config, features)
+        member.model_ = BoostedRate.load(folder)
         return member
 
     def _numbers(self, X: pd.DataFrame) -> pd.DataFrame:
@@ -117,3 +132,22 @@ class Trees:
             n_threads=config.n_threads,
             random_state=config.random_state,
         )
+
+
+class Linear(Member):
+    """A linear model of encoded features that can learn on from day to day."""
+
+    @override
+    def fit(self, rows: Rows, later: Rows | None) -> Self:
+        from within_ml.models.dynamic_linear import DynamicLinear
+        from within_ml.models.row_encoding import RowEncoder
+
+        self.encoder_ = RowEncoder(categorical=_CATEGORIES).fit(rows.X[[*self.features, *_CATEGORIES]])
+        self.model_ = DynamicLinear(regularization=self.config.linear_regularization)
+        self.update(rows)
+        return self
+
+    @override
+    def update(self, rows: Rows) -> None:
+        # Each week's shift is in the offset, so that the intercept must not learn it.
+        self.model_.fit_incremental(self._encoded(rows.X), rows.y, rows.w, offset=rows.base)

@@ -35,9 +35,9 @@ def variants(config: AdScoreConfig | Mapping[str, object] | None = None) -> dict
 def predictions_of_variants(
     frames: Mapping[str, pd.DataFrame], config: AdScoreConfig | None = None
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Fit each variant on ``train`` and ``validation`` as the pipeline does; yield its name and predictions of ``test``.
+    """Fit each variant on ``train`` and ``validation`` as the pipeline does; yield name and predictions of ``test``.
 
-    ``frames`` are rows of ``ad_training_set`` by part.
+    ``frames`` are labelled rows of ``ad_training_set`` by part.
     """
     labelled = {name: (frame, *observed_rates(frame)) for name, frame in frames.items()}
     train, validation = labelled["train"], labelled["validation"]

@@ -11,6 +11,7 @@ from datetime import date
 import pandas as pd
 
 from within_ml.errors import InputError
+from within_ml.features.labels import observed_rates
 from within_ml.lake.contracts import AD_KEY
 from within_ml.validation.baselines import fit_baselines
 from within_ml.validation.evaluation import Judgement, ModelEvaluator
@@ -81,7 +82,7 @@ def baseline_scores(training_sets: Mapping[date, pd.DataFrame], rows: pd.DataFra
         if chosen.empty:
             continue
         seen = training_sets[as_of]
-        rates = seen["label_clicks"] / seen["label_impressions"]
-        for name, baseline in fit_baselines(seen, rates, sample_weight=seen["label_impressions"]).items():
+        rates, impressions = observed_rates(seen)
+        for name, baseline in fit_baselines(seen, rates, sample_weight=impressions).items():
             scored.setdefault(name, []).append(chosen[KEY].assign(predicted_ctr=baseline.predict(chosen)))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in scored.items()}

@@ -32,6 +32,12 @@ MODEL, CALIBRATED, REPORT = "model", "calibrated", "report"
 HISTORY = dg.TimeWindowPartitionMapping(start_offset=-52, allow_nonexistent_upstream_partitions=True)
 
 
+class ComparisonConfig(dg.Config):
+    """How many training rows each variant of a comparison gets."""
+
+    max_rows: int = 50_000
+
+
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
@@ -97,15 +103,14 @@ def ad_score_model(
             },
         )
         rates, impressions = observed_rates(train)
-        predictor.fit_model(
-            train, rates, sample_weight=impressions, validation=(validation, *observed_rates(validation))
-        )
+        held = (validation, *observed_rates(validation))
+        predictor.fit_model(train, rates, sample_weight=impressions, validation=held)
         predictor.save(models.vintage(ModelType.AD_SCORE, context.partition_key) / MODEL)
     return dg.MaterializeResult(
         metadata={
             "training_rows": len(train),
             "validation_rows": len(validation),
-            "trees": predictor.n_trees_,
+            "weights": dg.MetadataValue.json(predictor.corrections_.weights_),
             "feature_importance": counts_table(
                 _most(predictor.get_feature_importance()), name="feature", value="share"
             ),
@@ -136,7 +141,7 @@ def ad_score_calibration(
         rates, impressions = observed_rates(frames["validation"])
         predictor.fit_calibration(frames["validation"], rates, sample_weight=impressions)
         predictor.save(folder / CALIBRATED)
-    method = predictor.calibrator_.method_ if predictor.calibrator_ else "none"
+    method = predictor.calibrator_.global_calibrator_.method_ if predictor.calibrator_ else "none"
     return dg.MaterializeResult(
         metadata={"method": str(method), "calibration_rows": len(frames["validation"]), **measurement.metadata}
     )
@@ -194,6 +199,40 @@ def ad_score_evaluation(
             "test_log_loss": judged.log_loss.value,
             "test_calibration_ratio": judged.calibration_ratio.value,
             "test_pair_accuracy": judged.pair_accuracy.accuracy,
+            **measurement.metadata,
+        }
+    )
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"xgboost", "pytorch", "scikitlearn"},
+    partitions_def=AS_OF_MONDAYS,
+    pool="training",
+    deps=[ad_training_set],
+    description="What each model type and each modality is worth: all fitted alike and judged on the same unseen weeks.",
+)
+def ad_score_comparison(
+    context: dg.AssetExecutionContext, config: ComparisonConfig, lake: LakeResource
+) -> dg.MaterializeResult[Any]:
+    """Fit each variant on the training set, or a sample of a large one, and compare their predictions."""
+    from within_ml.ad_score.config import AdScoreConfig
+    from within_ml.ad_score.variants import predictions_of_variants
+    from within_ml.validation.comparison import compare
+
+    with measured() as measurement:
+        frames, version = _frames(lake.store, context.partition_key)
+        predictions = {}
+        for name, p in predictions_of_variants(frames, AdScoreConfig(max_rows=config.max_rows)):
+            predictions[name] = p
+            context.log.info(f"{name} fitted and asked for {len(p)} predictions")
+        comparison = compare(predictions, frames["test"])
+    return dg.MaterializeResult(
+        metadata={
+            "comparison": dg.MetadataValue.md(comparison.to_markdown()),
+            "test_rows": comparison.n_rows,
+            f"lake_version_{TRAINING_SET}": version,
             **measurement.metadata,
         }
     )
