@@ -74,6 +74,10 @@ class AdScoreConfig:
         Arguments of the text score other than its defaults.
     min_leaf_ads : float
         A leaf also needs this many average ads' worth of clicks: heavy ads, or ads with many days, are still few ads.
+    linear_regularization, linear_alpha : float
+        Ridge, in clicks after division by the dispersion, and learning rate of the linear model.
+    epochs : int
+        Most epochs of the network.
     n_threads, random_state : int
         Threads and seed of trees and network.
     """
@@ -95,6 +99,9 @@ class AdScoreConfig:
     reg_lambda: float = 20.0
     min_leaf_ads: float = 10.0
     text: Mapping[str, Any] | None = None
+    linear_regularization: float = 20.0
+    linear_alpha: float = 0.05
+    epochs: int = 30
     n_threads: int = 2
     random_state: int = 0
 

@@ -118,7 +118,7 @@ class Corrections:
         part = cls(kind, config, features)
         part.weights_ = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))["weights"]
         part.members_ = {
-            name: MEMBERS[kind][name].load(folder / name, config) for name, weight in part.weights_.items() if weight
+            name: MEMBERS[kind][name].load(folder / name, config, features) for name, weight in part.weights_.items() if weight
         }
         return part
 

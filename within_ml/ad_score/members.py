@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.special import expit
 from typing_extensions import override
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from within_ml.models.boosted import BoostedRate
 
 FloatArray = NDArray[np.float64]
+
+_CATEGORIES = ("platform", "account_id")
+_ENCODED_COLUMNS = 2**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +146,91 @@ class Linear(Member):
         from within_ml.models.dynamic_linear import DynamicLinear
         from within_ml.models.row_encoding import RowEncoder
 
-        self.encoder_ = RowEncoder(categorical=_CATEGORIES).fit(rows.X[[*self.features, *_CATEGORIES]])
-        self.model_ = DynamicLinear(regularization=self.config.linear_regularization)
+        X = rows.X[[*self.features, *_CATEGORIES]]
+        self.encoder_ = RowEncoder(_ENCODED_COLUMNS, categorical=_CATEGORIES).fit(X)
+        # Each week's shift is in the offset, and no intercept learns it a second time.
+        self.model_ = DynamicLinear(
+            regularization=self.config.linear_regularization, alpha=self.config.linear_alpha, fit_intercept=False
+        )
         self.update(rows)
+        self.mean_ = np.asarray(self._encoded(rows.X).T @ (rows.w / rows.w.sum()))
         return self
 
     @override
     def update(self, rows: Rows) -> None:
-        # Each week's shift is in the offset, so that the intercept must not learn it.
         self.model_.fit_incremental(self._encoded(rows.X), rows.y, rows.w, offset=rows.base)
+
+    @override
+    def correction(self, X: pd.DataFrame) -> FloatArray:
+        return self.model_.predict_margin(self._encoded(X), offset=np.zeros(len(X)))
+
+    @override
+    def importance(self) -> dict[str, float]:
+        return {}
+
+    @override
+    def save(self, folder: Path) -> None:
+        self.encoder_.save(folder)
+        self.model_.save(folder)
+        np.savez(folder / "means.npz", mean=self.mean_)
+
+    @classmethod
+    @override
+    def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
+        from within_ml.models.dynamic_linear import DynamicLinear
+        from within_ml.models.row_encoding import RowEncoder
+
+        member = cls(config, features)
+        member.encoder_, member.model_ = RowEncoder.load(folder), DynamicLinear.load(folder)
+        with np.load(folder / "means.npz", allow_pickle=False) as arrays:
+            member.mean_ = arrays["mean"]
+        return member
+
+    def _encoded(self, X: pd.DataFrame) -> sparse.csr_array:
+        return self.encoder_.transform(X[[*self.features, *_CATEGORIES]])
+
+
+class Network(Member):
+    """A neural network of numeric features, and of the text's and image's vectors."""
+
+    @override
+    def fit(self, rows: Rows, later: Rows | None) -> Self:
+        from within_ml.models.network_rate import NetworkRate
+
+        held = None
+        epochs = self.config.epochs
+        if later is not None:
+            held = (self._numbers(later.X), later.y, later.w, self._vectors(later.X), later.base)
+        elif hasattr(self, "model_"):
+            epochs = self.model_.best_epoch_
+        self.model_ = NetworkRate(epochs=epochs, random_state=self.config.random_state).fit(
+            self._numbers(rows.X), rows.y, rows.w, base_margin=rows.base, validation=held
+        )
+        return self
+
+    @override
+    def correction(self, X: pd.DataFrame) -> FloatArray:
+        return self.model_.predict_margin(self._numbers(X), base_margin=np.zeros(len(X)))
+
+    @override
+    def importance(self) -> dict[str, float]:
+        return self.model_.feature_importance()
+
+    @override
+    def save(self, folder: Path) -> None:
+        self.model_.save(folder)
+
+    @classmethod
+    @override
+    def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
+        from within_ml.models.network_rate import NetworkRate
+
+        member = cls(config, features)
+        member.model_ = NetworkRate.load(folder)
+        return member
+
+    def _numbers(self, X: pd.DataFrame) -> pd.DataFrame:
+        return X[self.features].astype(np.float64)
+
+    def _vectors(self, X: pd.DataFrame) -> None:
+        return None

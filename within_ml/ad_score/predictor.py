@@ -328,7 +328,7 @@ class AdScorePredictor(BaseMLModel):
     def _calibrator(self, outcomes: Outcomes) -> HierarchicalCalibrator:
         from within_ml.calibration.hierarchical import HierarchicalCalibrator
 
-        return HierarchicalCalibrator(terms.HIERARCHY).fit(
+        return HierarchicalCalibrator(hierarchy_levels=terms.HIERARCHY).fit(
             outcomes.rate,
             outcomes.y,
             outcomes.groups,
