@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float64]
 REQUIRED_COLUMNS = ("date", "platform", "account_id", "campaign_id", "ad_id", "headline", "body", "prior_ctr")
 """What every frame must have, beside the numeric features the model was fitted on."""
 
-_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, "ad_group_id"} - {"prior_ctr"})
+_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, "ad_group_id", "image_path"} - {"prior_ctr"})
 _RATE_FLOOR = 1e-6
 _PRIOR_WEEKS = 4
 _CENTRE_STRENGTH = 20.0
