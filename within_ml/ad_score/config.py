@@ -85,7 +85,7 @@ class AdScoreConfig:
     modalities: tuple[str, ...] = (Modality.TABULAR, Modality.TEXT, Modality.IMAGE)
     half_life_days: float = 180.0
     calibration_days: int = 14
-    outcome_days: int = 56
+    outcome_days: int = 70
     early_stopping_days: int = 14
     max_rows: int = 500_000
     folds: int = 5

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from within_ml.ad_score import terms
 from within_ml.ad_score.config import AdScoreConfig, Modality, ScoreModelType
 from within_ml.ad_score.members import Linear, Member, Network, Rows, Trees
-from within_ml.ensemble import simplex_weights
+from within_ml.ensemble.weights import simplex_weights
 from within_ml.errors import InputError
+from within_ml.explain.contributions import Contributions, combined
 from within_ml.splits import OutOfTimeSplit
 
 FloatArray = NDArray[np.float64]
@@ -96,6 +97,10 @@ class Corrections:
         """Return the members that count."""
         return {name: member for name, member in self.members_.items() if self.weights_[name]}
 
+    def contributions(self, X: pd.DataFrame) -> list[Contributions]:
+        """Return the weighted parts of each member that counts."""
+        return [combined([member.contributions(X)], [self.weights_[name]]) for name, member in self.used().items()]
+
     def importance(self) -> dict[str, float]:
         """Return the share of each feature; sums to 1, or is empty."""
         shares: dict[str, float] = {}
@@ -118,7 +123,9 @@ class Corrections:
         part = cls(kind, config, features)
         part.weights_ = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))["weights"]
         part.members_ = {
-            name: MEMBERS[kind][name].load(folder / name, config, features) for name, weight in part.weights_.items() if weight
+            name: MEMBERS[kind][name].load(folder / name, config, features)
+            for name, weight in part.weights_.items()
+            if weight
         }
         return part
 

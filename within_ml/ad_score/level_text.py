@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from within_ml.ad_score import terms
 from within_ml.ad_score.config import AdScoreConfig, Modality
 from within_ml.calibration.level import estimate_level
+from within_ml.explain.contributions import Contributions, linear_contributions
+from within_ml.features.text_parts import WORDING
 from within_ml.models.binomial import fit_binomial
 
 if TYPE_CHECKING:
@@ -98,6 +100,19 @@ class LevelAndText:
         """Return the effect of one unit of text score on the log-odds of each row, shape (n,)."""
         effect: FloatArray = self._effects(X, np.ones(len(X))) @ self.coefficients_
         return effect
+
+    def contributions(self, X: pd.DataFrame) -> tuple[Contributions, Contributions, tuple[str, ...]]:
+        """Return the parts of level and of text beside the average training row, and the words that moved the text."""
+        level = linear_contributions(["prior_ctr"], [1.0], terms.level(X)[:, None], self.mean_[0])
+        level = Contributions.of(level.names, level.values, base=level.base + self.intercept_)
+        if self.text_model_ is None or not len(X):
+            return level, Contributions.of([], np.zeros((len(X), 0)), base=self.text_term(X)), ("",) * len(X)
+        text = self.text_model_.contributions(X[["headline", "body"]])
+        effect = self.text_effect(X)
+        parts = text.values * effect[:, None]
+        # What the account's usual text is worth is part of the wording.
+        parts[:, text.names.index(WORDING)] -= effect * self.text_centre_.of(X) + self.mean_[1]
+        return level, Contributions.of(text.names, parts, base=self.mean_[1]), text.words
 
     def text_score(self, X: pd.DataFrame) -> FloatArray:
         """Return the text score of each row, shape (n,); 0 without text."""

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from within_ml.ad_score import terms
 from within_ml.ad_score.config import AdScoreConfig
+from within_ml.explain.contributions import Contributions, tree_contributions
 
 if TYPE_CHECKING:
     from within_ml.models.boosted import BoostedRate
@@ -28,6 +29,7 @@ FloatArray = NDArray[np.float64]
 
 _CATEGORIES = ("platform", "account_id")
 _ENCODED_COLUMNS = 2**12
+_PARTS_FILE = "parts.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class Member(ABC):
         """Return what is added to the log-odds of each row, shape (n,)."""
 
     @abstractmethod
+    def contributions(self, X: pd.DataFrame) -> Contributions:
+        """Return the parts of each row's correction by feature."""
+
+    @abstractmethod
     def importance(self) -> dict[str, float]:
         """Return the share of each feature in the correction; sums to 1, or all are 0."""
 
@@ -102,6 +108,11 @@ class Trees(Member):
     @override
     def correction(self, X: pd.DataFrame) -> FloatArray:
         return self.model_.predict_margin(self._numbers(X), base_margin=np.zeros(len(X)))
+
+    @override
+    def contributions(self, X: pd.DataFrame) -> Contributions:
+        model = self.model_
+        return tree_contributions(model.booster_, self._numbers(X), n_trees=model.n_trees_).named(self.features)
 
     @override
     def importance(self) -> dict[str, float]:
@@ -153,7 +164,9 @@ class Linear(Member):
             regularization=self.config.linear_regularization, alpha=self.config.linear_alpha, fit_intercept=False
         )
         self.update(rows)
-        self.mean_ = np.asarray(self._encoded(rows.X).T @ (rows.w / rows.w.sum()))
+        share, parts = rows.w / rows.w.sum(), self._parts(rows.X)
+        self.mean_ = share @ parts
+        self.spread_ = np.sqrt(share @ (parts - self.mean_) ** 2)
         return self
 
     @override
@@ -165,14 +178,20 @@ class Linear(Member):
         return self.model_.predict_margin(self._encoded(X), offset=np.zeros(len(X)))
 
     @override
+    def contributions(self, X: pd.DataFrame) -> Contributions:
+        parts = self._parts(X)
+        return Contributions.of(self._names(), parts - self.mean_, base=float(self.mean_.sum()))
+
+    @override
     def importance(self) -> dict[str, float]:
-        return {}
+        total = float(self.spread_.sum()) or 1.0
+        return {name: float(spread) / total for name, spread in zip(self._names(), self.spread_, strict=True)}
 
     @override
     def save(self, folder: Path) -> None:
         self.encoder_.save(folder)
         self.model_.save(folder)
-        np.savez(folder / "means.npz", mean=self.mean_)
+        np.savez(folder / _PARTS_FILE, mean=self.mean_, spread=self.spread_)
 
     @classmethod
     @override
@@ -182,12 +201,20 @@ class Linear(Member):
 
         member = cls(config, features)
         member.encoder_, member.model_ = RowEncoder.load(folder), DynamicLinear.load(folder)
-        with np.load(folder / "means.npz", allow_pickle=False) as arrays:
-            member.mean_ = arrays["mean"]
+        with np.load(folder / _PARTS_FILE, allow_pickle=False) as arrays:
+            member.mean_, member.spread_ = arrays["mean"], arrays["spread"]
         return member
 
     def _encoded(self, X: pd.DataFrame) -> sparse.csr_array:
         return self.encoder_.transform(X[[*self.features, *_CATEGORIES]])
+
+    def _parts(self, X: pd.DataFrame) -> FloatArray:
+        """What each feature adds to each row's log-odds, shape (n, features)."""
+        weights = self.model_.get_coefficients().values
+        return self.encoder_.contributions(self._encoded(X), weights).to_numpy()
+
+    def _names(self) -> list[str]:
+        return [block.source for block in self.encoder_.blocks_]
 
 
 class Network(Member):
@@ -211,6 +238,10 @@ class Network(Member):
     @override
     def correction(self, X: pd.DataFrame) -> FloatArray:
         return self.model_.predict_margin(self._numbers(X), base_margin=np.zeros(len(X)))
+
+    @override
+    def contributions(self, X: pd.DataFrame) -> Contributions:
+        return Contributions.of(["network"], self.correction(X)[:, None], base=0.0)
 
     @override
     def importance(self) -> dict[str, float]:

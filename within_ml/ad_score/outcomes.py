@@ -18,25 +18,31 @@ from scipy.special import expit
 
 from within_ml.ad_score import terms
 from within_ml.splits import to_days
+from within_ml.uncertainty.scale import history_difficulty
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Rows with a prediction and its outcome.
+    """Rows with a prediction and its outcome, one of each ad and week.
+
+    Labels of one ad on neighbouring days share most of their clicks: all of them together would look like seven times
+    the evidence. Which day of the week is taken depends on a hash of ad and day, so that an ad's first day has the same
+    chance as any other.
 
     ``day``, shape (n,), is the rows' date; ``groups`` has the columns of `terms.HIERARCHY`, (n, 4); ``margin`` are the
     predicted log-odds before calibration, ``y`` the rates that came and ``w`` their impressions, ``expected`` the
-    impressions that were expected, each of shape (n,).
+    impressions that were expected, ``difficulty`` grows with how little the ad has shown, each of shape (n,).
 
     Examples
     --------
-    >>> X = pd.DataFrame({"date": ["2024-01-07", "2024-01-14"], "platform": "meta", "account_id": "a",
-    ...                   "campaign_id": "c", "ad_group_id": "g", "ad_id": ["1", "2"]})
-    >>> outcomes = Outcomes.of(X, np.zeros(2), np.array([0.4, 0.6]), np.full(2, 10.0), np.full(2, 9.0))
-    >>> [len(part.y) for part in outcomes.by_week()], len(outcomes.since(np.datetime64("2024-01-08")).y)
-    ([1, 1], 1)
+    >>> X = pd.DataFrame({"date": ["2024-01-07", "2024-01-08", "2024-01-14"], "platform": "meta", "account_id": "a",
+    ...                   "campaign_id": "c", "ad_group_id": "g", "ad_id": ["1", "1", "2"], "prior_ctr": 0.5})
+    >>> three = np.full(3, 10.0)
+    >>> outcomes = Outcomes.of(X, np.zeros(3), np.array([0.4, 0.5, 0.6]), three, three)
+    >>> len(outcomes.y), len(outcomes.since(np.datetime64("2024-01-14")).y)
+    (2, 1)
     """
 
     day: NDArray[np.datetime64]
@@ -45,13 +51,26 @@ class Outcomes:
     y: FloatArray
     w: FloatArray
     expected: FloatArray
+    difficulty: FloatArray
 
     @classmethod
     def of(cls, X: pd.DataFrame, margin: FloatArray, y: FloatArray, w: FloatArray, expected: FloatArray) -> Self:
-        """Return the outcomes of the rows of X that were shown at all."""
-        kept = w > 0
-        groups = terms.hierarchy(X)[kept].reset_index(drop=True)
-        return cls(to_days(X["date"])[kept], groups, margin[kept], y[kept], w[kept], expected[kept])
+        """Return the outcomes of rows of ``ad_training_set``, one of each ad and week in which it was shown."""
+        groups, day = terms.hierarchy(X), to_days(X["date"])
+        kept = _one_per_week(groups, day, w > 0)
+        hard = difficulty(X)
+        return cls(
+            day[kept],
+            groups.iloc[kept].reset_index(drop=True),
+            margin[kept],
+            y[kept],
+            w[kept],
+            expected[kept],
+            hard[kept],
+        )
+
+    def __len__(self) -> int:
+        return len(self.y)
 
     @property
     def rate(self) -> FloatArray:
@@ -81,11 +100,12 @@ class Outcomes:
         """Return the rows of that day and later."""
         return self.where(self.day >= day)
 
-    def by_week(self) -> Iterator[Outcomes]:
-        """Yield the rows of each week, the last one first."""
+    def parts(self, count: int) -> Iterator[NDArray[np.bool_]]:
+        """Yield masks, shape (n,), of ``count`` spans of neighbouring weeks, fewer where there are fewer weeks."""
         weeks = self.weeks
-        for week in np.unique(weeks):
-            yield self.where(weeks == week)
+        for span in np.array_split(np.unique(weeks), count):
+            if span.size:
+                yield np.isin(weeks, span)
 
     def save(self, file: Path) -> None:
         """Write an ``.npz``."""
@@ -108,4 +128,21 @@ class Outcomes:
             return cls(day, pd.DataFrame(groups), *(arrays[name] for name in _NUMBERS))
 
 
-_NUMBERS = ("margin", "y", "w", "expected")
+_NUMBERS = ("margin", "y", "w", "expected", "difficulty")
+
+
+def difficulty(X: pd.DataFrame) -> FloatArray:
+    """Return about the standard error of the log-odds of each row's ``prior_ctr``, shape (n,)."""
+    return history_difficulty(X["prior_ctr"].to_numpy(np.float64), terms.optional(X, "prior_impressions"))
+
+
+def _one_per_week(groups: pd.DataFrame, day: NDArray[np.datetime64], shown: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the positions of one shown row of each ad and week, in the order of the rows."""
+    if not shown.any():
+        return np.zeros(0, np.int64)
+    ad = groups.assign(week=terms.weeks(day))
+    key = ad.assign(day=day.astype(np.int64))
+    ad["hash"] = pd.util.hash_pandas_object(key, index=False).to_numpy()
+    kept = ad[shown].sort_values("hash").drop_duplicates([*terms.HIERARCHY, "week"]).index
+    positions: NDArray[np.int64] = np.sort(kept.to_numpy())
+    return positions

@@ -9,26 +9,31 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from within_ml import metrics
 from within_ml.ad_score import terms
+from within_ml.ad_score.backtest import ExpectedImpressions, backtest
 from within_ml.ad_score.config import AdScoreConfig, Modality, ScoreModelType
 from within_ml.ad_score.corrections import Corrections, rows_of
+from within_ml.ad_score.ctr_intervals import CtrIntervals
+from within_ml.ad_score.explanation import Explainer, explained
 from within_ml.ad_score.level_text import LevelAndText
-from within_ml.ad_score.outcomes import Outcomes
+from within_ml.ad_score.outcomes import Outcomes, difficulty
 from within_ml.ad_score.terms import REQUIRED_COLUMNS
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
+from within_ml.explain.contributions import Contributions
+from within_ml.explain.reasons import Reasons, reasons_json
 from within_ml.features.labels import LABEL_COLUMNS, observed_rates
 from within_ml.splits import OutOfTimeSplit, to_days
 
@@ -42,6 +47,11 @@ logger = logging.getLogger(__name__)
 CTR_DECIMALS = 12
 """Scores are rounded to these: the last bit of a float depends on where in memory an array lies, and a night that is
 scored again must give the same scores."""
+
+_CONFIDENCE = 0.9
+_TOP_REASONS = 3
+_BACKTEST_FOLDS = 2
+_CALIBRATION_PARTS = 4
 
 
 class AdScorePredictor(BaseMLModel):
@@ -171,6 +181,8 @@ class AdScorePredictor(BaseMLModel):
         decay = terms.decay(X["date"], self.feature_config.half_life_days)
         self.feature_names = self.feature_names or terms.numeric_columns(X)
         self.calibrator_: HierarchicalCalibrator | None = None
+        self.intervals_: CtrIntervals | None = None
+        self.expected_ = ExpectedImpressions.fit(X, w)
         self.base_ = LevelAndText(self.feature_config)
         margin = self.base_.fit(X, y, w * decay)
         self._fit_corrections(X, y, w * decay, margin, validation)
@@ -178,6 +190,8 @@ class AdScorePredictor(BaseMLModel):
         self.margin_scale_ = PercentileScale().fit(margin, groups=X["platform"], sample_weight=decay)
         self.text_scale_ = PercentileScale().fit(self.base_.text_, sample_weight=decay)
         self.spread_ = (*self.base_.spread_, float(np.std(self.corrections_.of(X))))
+        self.explainer_ = Explainer().fit(self.base_, self.corrections_, X, y, w) if self.explainable else None
+        self.outcomes_ = self._backtested(X, y, w) if self.uncertainty else None
         self.metadata["training_duration"] = round(time.perf_counter() - started, 3)
         logger.info(
             "ad score fitted on %d rows in %.1f s: text effect %.2f, weights %s",
@@ -194,7 +208,8 @@ class AdScorePredictor(BaseMLModel):
             If `fit_model` was not called before.
         """
         y, w = self._checked(X, y, sample_weight)
-        return self._calibrate_on(Outcomes.of(X, self._margin(X), y, w, w))
+        new = Outcomes.of(X, self._margin(X), y, w, self.expected_.predict(X))
+        return self._calibrate_on(new if self.outcomes_ is None else self.outcomes_.with_more(new))
 
     def update(self, new_data: pd.DataFrame) -> Self:
         """Take in rows whose outcome has become known since the last fit or update.
@@ -221,16 +236,14 @@ class AdScorePredictor(BaseMLModel):
         self.require_columns(new_data, LABEL_COLUMNS)
         shown = new_data[new_data["label_impressions"] > 0]
         y, w = self._checked(shown, *observed_rates(shown))
-        new = Outcomes.of(shown, self._margin(shown), y, w, w)
-        if not len(new.y):
+        new = Outcomes.of(shown, self._margin(shown), y, w, self.expected_.predict(shown))
+        if not len(new):
             return self
         later = to_days(shown["date"]) > self.outcomes_.day.max()
         if later.any():
             rows = shown[later].reset_index(drop=True)
             self.corrections_.update(rows_of(rows, y[later], w[later], self.base_.margin(rows), self.base_.dispersion_))
-        known = self.outcomes_.where(~np.isin(self.outcomes_.day, new.day)).with_more(new)
-        first = known.day.max() - np.timedelta64(self.feature_config.outcome_days - 1, "D")
-        return self._calibrate_on(known.since(first))
+        return self._calibrate_on(self.outcomes_.where(~np.isin(self.outcomes_.day, new.day)).with_more(new))
 
     def predict(self, X: pd.DataFrame) -> FloatArray:
         """Return the predicted click-through rate of each row, a fraction in (0, 1), shape (n,).
@@ -243,6 +256,61 @@ class AdScorePredictor(BaseMLModel):
             If the model is not fitted.
         """
         return self._calibrated(self._margin(X), X)
+
+    def predict_with_intervals(
+        self, X: pd.DataFrame, *, impressions: ArrayLike | None = None, confidence: float | None = None
+    ) -> pd.DataFrame:
+        """Return predictions with the interval that the observed click-through rate of the seven days will lie in.
+
+        The interval holds for clicks / impressions, chance included: an ad with few impressions has a wide one, however
+        well its true rate is known.
+
+        Parameters
+        ----------
+        X : DataFrame, shape (n, …)
+        impressions : array-like, shape (n,), optional
+            Impressions that are planned. Without them those to be expected by the ad's and its account's history are
+            taken, and the interval covers the error of that expectation too.
+        confidence : float, optional
+            Share of outcomes to be inside, 0.9 if not given.
+
+        Returns
+        -------
+        DataFrame, shape (n, 4)
+            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index; the last
+            three are NaN where the history was too short to learn intervals from.
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted, or was made with ``uncertainty=False``.
+        """
+        if not self.uncertainty:
+            raise NotFittedError(f"{self.model_name} was made with uncertainty=False; make it with True for intervals.")
+        planned = None if impressions is None else np.asarray(impressions, dtype=np.float64)
+        return self._with_intervals(X, self.predict(X), planned, confidence)
+
+    def explain(self, X: pd.DataFrame) -> Contributions:
+        """Return the exact SHAP values of each row's log-odds before calibration, beside the average training row.
+
+        Names are features; ``prior_ctr`` is the level, ``text_…`` the parts of the text score, ``text_wording`` all of
+        its words. Base and values add up to the margin of every row within 1e-4.
+        """
+        self._margin(X)
+        return explained(self.base_, self.corrections_, X).contributions
+
+    def reasons(self, X: pd.DataFrame, k: int = 3) -> Reasons:
+        """Return the ``k`` strongest reasons of each row, beside what is usual for its account.
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted, or was made with ``explainable=False``.
+        """
+        self._require_fitted()
+        if self.explainer_ is None:
+            raise NotFittedError(f"{self.model_name} was made with explainable=False; make it with True for reasons.")
+        return self.explainer_.reasons(explained(self.base_, self.corrections_, X), X, self._to_rate(X), k)
 
     def score(self, X: pd.DataFrame) -> pd.DataFrame:
         """Return the columns of ``ad_scores`` that the model knows, one row per row of X, with X's index.
@@ -265,7 +333,11 @@ class AdScorePredictor(BaseMLModel):
             "complexity_score": 100 - np.clip(reading_ease, 0, 100),
             "topics": self._topics(X),
         }
+        if self.explainable:
+            scores["top_reasons"] = reasons_json(self.reasons(X, _TOP_REASONS))
         if self.uncertainty:
+            intervals = self._with_intervals(X, scores["predicted_ctr"])
+            scores |= {name: intervals[name].to_numpy() for name in intervals.columns}
             n = np.nan_to_num(terms.optional(X, "prior_impressions"))
             scores["confidence_score"] = n / (n + self.feature_config.confidence_impressions)
         return pd.DataFrame(scores, index=X.index)
@@ -319,11 +391,47 @@ class AdScorePredictor(BaseMLModel):
             allowed -= {Modality.TEXT}
         return [name for name in self.feature_names if terms.modality(name) in allowed]
 
+    def _backtested(self, X: pd.DataFrame, y: FloatArray, w: FloatArray) -> Outcomes | None:
+        """Outcomes of the last weeks, predicted by models of their time."""
+        config = replace(self.feature_config, folds=_BACKTEST_FOLDS)
+
+        def make() -> AdScorePredictor:
+            return AdScorePredictor(
+                config, self.kind, calibration=False, explainable=False, uncertainty=False,
+                feature_names=self.feature_names,
+            )  # fmt: skip
+
+        found = backtest(make, X, y, w, days=config.outcome_days)
+        rows = found["row"].to_numpy()
+        if not rows.size:
+            return None
+        known = X.iloc[rows].reset_index(drop=True)
+        return Outcomes.of(
+            known, logit(found["prediction"].to_numpy()), y[rows], w[rows], self.expected_.predict(known)
+        )
+
     def _calibrate_on(self, outcomes: Outcomes) -> Self:
+        if len(outcomes):
+            first = outcomes.day.max() - np.timedelta64(self.feature_config.outcome_days - 1, "D")
+            outcomes = outcomes.since(first)
         self.outcomes_ = outcomes
         self.calibrator_ = self._calibrator(outcomes)
-        logger.info("ad score calibrated on %d rows: %s", len(outcomes.y), self.calibrator_.global_calibrator_.method_)
+        if self.uncertainty:
+            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), _CONFIDENCE)
+        logger.info(
+            "ad score calibrated on %d outcomes: %s", len(outcomes), self.calibrator_.global_calibrator_.method_
+        )
         return self
+
+    def _cross_calibrated(self, outcomes: Outcomes) -> FloatArray:
+        """Calibrated rates of the outcomes, each by a calibrator fitted on the outcomes of other weeks, shape (n,)."""
+        rates = outcomes.rate
+        for held in outcomes.parts(_CALIBRATION_PARTS):
+            if not held.all():
+                rates[held] = self._calibrator(outcomes.where(~held)).transform(
+                    outcomes.rate[held], outcomes.groups[held]
+                )
+        return rates
 
     def _calibrator(self, outcomes: Outcomes) -> HierarchicalCalibrator:
         from within_ml.calibration.hierarchical import HierarchicalCalibrator
@@ -351,6 +459,32 @@ class AdScorePredictor(BaseMLModel):
     def _calibrated(self, margin: FloatArray, X: pd.DataFrame) -> FloatArray:
         rates: FloatArray = expit(margin)
         return rates if self.calibrator_ is None else self.calibrator_.transform(rates, terms.hierarchy(X))
+
+    def _to_rate(self, X: pd.DataFrame) -> Callable[[FloatArray], FloatArray]:
+        """Return the map from the rows' log-odds to their calibrated rates; their groups are looked up once."""
+        if self.calibrator_ is None:
+            return expit
+        calibrate, offset = self.calibrator_.global_calibrator_.transform, self.calibrator_.offsets(terms.hierarchy(X))
+        return lambda margin: expit(logit(calibrate(expit(margin))) + offset)
+
+    def _with_intervals(
+        self,
+        X: pd.DataFrame,
+        predicted: FloatArray,
+        planned: FloatArray | None = None,
+        confidence: float | None = None,
+    ) -> pd.DataFrame:
+        if self.intervals_ is None:
+            lower, upper, impressions = (np.full(len(X), np.nan) for _ in range(3))
+        else:
+            expected = self.expected_.predict(X)
+            found = self.intervals_.at(
+                predicted, terms.account_names(X), difficulty(X), expected, planned=planned, confidence=confidence
+            )
+            impressions = expected if planned is None else planned
+            lower, upper = np.round(found.lower, CTR_DECIMALS), np.round(found.upper, CTR_DECIMALS)
+        columns = {"ctr_lower": lower, "ctr_upper": upper, "interval_impressions": impressions}
+        return pd.DataFrame({"predicted_ctr": predicted, **columns}, index=X.index)
 
     def _topics(self, X: pd.DataFrame) -> list[str | None]:
         model = self.base_.text_model_
@@ -393,16 +527,29 @@ class AdScorePredictor(BaseMLModel):
 
     def _write_state(self, folder: Path) -> None:
         platforms, margins = self.margin_scale_.to_arrays()
-        state = {"spread": self.spread_, "platforms": platforms, "correcting_features": self.corrections_.features}
+        state = {
+            "spread": self.spread_,
+            "platforms": platforms,
+            "correcting_features": self.corrections_.features,
+            "expected_impressions": self.expected_.to_dict(),
+            "intervals": self.intervals_.to_dict() if self.intervals_ is not None else None,
+        }
         (folder / "ad_score.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         np.savez(folder / "quantiles.npz", margin=margins, text=self.text_scale_.to_arrays()[1])
-        for name, part in (("level_text", self.base_), ("corrections", self.corrections_)):
+        for name, part in self._parts().items():
             (folder / name).mkdir()
-            part.save(folder / name)  # type: ignore[attr-defined]
-        if self.calibrator_ is not None:
-            (folder / "calibrator").mkdir()
-            self.calibrator_.save(folder / "calibrator")
+            part.save(folder / name)
+        if self.outcomes_ is not None:
             self.outcomes_.save(folder / "outcomes.npz")
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "level_text": self.base_,
+            "corrections": self.corrections_,
+            "calibrator": self.calibrator_,
+            "explainer": self.explainer_,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _read_state(self, folder: Path, metadata: ModelMetadata) -> None:
         try:
@@ -421,7 +568,9 @@ class AdScorePredictor(BaseMLModel):
         with np.load(folder / "quantiles.npz", allow_pickle=False) as arrays:
             self.text_scale_ = PercentileScale.from_arrays([ALL_GROUPS], arrays["text"])
             self.margin_scale_ = PercentileScale.from_arrays(state["platforms"], arrays["margin"])
-        self.calibrator_ = None
-        if (folder / "calibrator").is_dir():
-            self.calibrator_ = HierarchicalCalibrator.load(folder / "calibrator")
-            self.outcomes_ = Outcomes.load(folder / "outcomes.npz")
+        self.expected_ = ExpectedImpressions.from_dict(state["expected_impressions"])
+        self.intervals_ = CtrIntervals.from_dict(state["intervals"]) if state["intervals"] else None
+        calibrator, explainer, outcomes = (folder / name for name in ("calibrator", "explainer", "outcomes.npz"))
+        self.calibrator_ = HierarchicalCalibrator.load(calibrator) if calibrator.is_dir() else None
+        self.explainer_ = Explainer.load(explainer) if explainer.is_dir() else None
+        self.outcomes_ = Outcomes.load(outcomes) if outcomes.is_file() else None
