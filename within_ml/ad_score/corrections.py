@@ -122,11 +122,8 @@ class Corrections:
         """Read what `save` wrote; errors of parsing are the caller's to name."""
         part = cls(kind, config, features)
         part.weights_ = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))["weights"]
-        part.members_ = {
-            name: MEMBERS[kind][name].load(folder / name, config, features)
-            for name, weight in part.weights_.items()
-            if weight
-        }
+        used = [name for name, weight in part.weights_.items() if weight]
+        part.members_ = {name: MEMBERS[kind][name].load(folder / name, config, features) for name in used}
         return part
 
     def _fit(self, rows: Rows, later: Rows) -> Self:

@@ -85,7 +85,7 @@ class Member(ABC):
     def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
         """Read what `save` wrote."""
 
-    def update(self, rows: Rows) -> None:
+    def update(self, rows: Rows) -> None:  # noqa: B027 - most members cannot, and need not say so
         """Learn on from later rows; a member that cannot stays as it is."""
 
 

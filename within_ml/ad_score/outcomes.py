@@ -58,16 +58,8 @@ class Outcomes:
         """Return the outcomes of rows of ``ad_training_set``, one of each ad and week in which it was shown."""
         groups, day = terms.hierarchy(X), to_days(X["date"])
         kept = _one_per_week(groups, day, w > 0)
-        hard = difficulty(X)
-        return cls(
-            day[kept],
-            groups.iloc[kept].reset_index(drop=True),
-            margin[kept],
-            y[kept],
-            w[kept],
-            expected[kept],
-            hard[kept],
-        )
+        numbers = (margin, y, w, expected, difficulty(X))
+        return cls(day[kept], groups.iloc[kept].reset_index(drop=True), *(values[kept] for values in numbers))
 
     def __len__(self) -> int:
         return len(self.y)

@@ -325,9 +325,10 @@ class AdScorePredictor(BaseMLModel):
         margin = self._margin(X, text)
         has_text = (X["headline"].notna() | X["body"].notna()).to_numpy()
         reading_ease = terms.optional(X, "readability")
+        predicted = self._calibrated(margin, X)
         scores = {
-            "predicted_ctr": np.round(self._calibrated(margin, X), CTR_DECIMALS),
-            "ad_score": self.margin_scale_.transform(margin, groups=X["platform"]),
+            "predicted_ctr": np.round(predicted, CTR_DECIMALS),
+            "ad_score": self._scale().transform(logit(predicted), groups=X["platform"]),
             "engagement_score": np.where(has_text, self.text_scale_.transform(text), np.nan),
             "sentiment_score": terms.optional(X, "sentiment"),
             "complexity_score": 100 - np.clip(reading_ease, 0, 100),
@@ -418,9 +419,8 @@ class AdScorePredictor(BaseMLModel):
         self.calibrator_ = self._calibrator(outcomes)
         if self.uncertainty:
             self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), _CONFIDENCE)
-        logger.info(
-            "ad score calibrated on %d outcomes: %s", len(outcomes), self.calibrator_.global_calibrator_.method_
-        )
+        method = self.calibrator_.global_calibrator_.method_
+        logger.info("ad score calibrated on %d outcomes: %s", len(outcomes), method)
         return self
 
     def _cross_calibrated(self, outcomes: Outcomes) -> FloatArray:
@@ -459,6 +459,13 @@ class AdScorePredictor(BaseMLModel):
     def _calibrated(self, margin: FloatArray, X: pd.DataFrame) -> FloatArray:
         rates: FloatArray = expit(margin)
         return rates if self.calibrator_ is None else self.calibrator_.transform(rates, terms.hierarchy(X))
+
+    def _scale(self) -> PercentileScale:
+        """Return the distribution of calibrated log-odds over the training rows."""
+        if self.calibrator_ is None:
+            return self.margin_scale_
+        calibrate = self.calibrator_.global_calibrator_.transform
+        return self.margin_scale_.mapped(lambda margin: logit(calibrate(expit(margin))))
 
     def _to_rate(self, X: pd.DataFrame) -> Callable[[FloatArray], FloatArray]:
         """Return the map from the rows' log-odds to their calibrated rates; their groups are looked up once."""

@@ -5,6 +5,7 @@ Percentiles rank; they are no probabilities and nothing here looks at outcomes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -68,6 +69,16 @@ class PercentileScale:
             rows = codes == code
             result[rows] = _percentile(self.grids_.get(str(name), self.grids_[ALL_GROUPS]), v[rows])
         return result
+
+    def mapped(self, function: Callable[[FloatArray], FloatArray]) -> PercentileScale:
+        """Return the scale of the values that an increasing function makes of those that were fitted.
+
+        >>> PercentileScale().fit([1.0, 2.0]).mapped(lambda v: 10 * v).transform([15.0])
+        array([50.])
+        """
+        scale = PercentileScale()
+        scale.grids_ = {name: function(grid) for name, grid in self.grids_.items()}
+        return scale
 
     def to_arrays(self) -> tuple[list[str], FloatArray]:
         """Return the groups and their quantiles, shape (groups, 400)."""

@@ -146,18 +146,28 @@ def test_later_rows_may_say_how_many_trees(training_rows):
     held = training_rows[~early], y[~early], w[~early]
     model = AdScorePredictor(QUICK).fit_model(training_rows[early], y[early], sample_weight=w[early], validation=held)
 
-    assert 0 <= model.n_trees_ <= 30
+    assert all(0 <= weight <= 1 for weight in model.corrections_.weights_.values())
     assert np.isfinite(model.predict(training_rows)).all()
 
 
-@pytest.mark.parametrize("parts", ["ensemble", "text", "boosted"])
-def test_each_composition_predicts(training_rows, parts, tmp_path):
-    model = fitted_on(training_rows, model_type=parts)
+@pytest.mark.parametrize("kind", ["ensemble", "linear"])
+def test_each_model_type_predicts(training_rows, later, kind, tmp_path):
+    model = fitted_on(training_rows, model_type=kind)
     model.save(tmp_path / "model")
+    y, w = labels(later)
 
-    assert np.isfinite(model.predict(training_rows)).all()
-    assert (tmp_path / "model" / "text_score").is_dir() == (parts != "boosted")
-    assert (tmp_path / "model" / "boosted").is_dir() == (parts != "text")
+    assert np.array_equal(AdScorePredictor.load(tmp_path / "model").predict(later), model.predict(later))
+    assert log_loss(y, model.predict(later), sample_weight=w) < log_loss(y, later["prior_ctr"], sample_weight=w)
+
+
+@pytest.mark.parametrize("left_out", ["tabular", "text"])
+def test_a_modality_can_be_left_out(training_rows, left_out, tmp_path):
+    rest = [name for name in ("tabular", "text", "image") if name != left_out]
+    model = fitted_on(training_rows, {"modalities": rest})
+    importance = model.get_feature_importance()
+
+    assert (importance["text_score"] > 0) == (left_out != "text")
+    assert ("ad_impressions_28d" in importance) == (left_out != "tabular")
 
 
 def test_parts_of_the_score_can_be_left_out(training_rows):
@@ -215,7 +225,7 @@ def test_too_short_a_history_is_said(caplog):
 
 def test_a_large_set_is_sampled_the_same_way_whatever_its_order(training_rows, later):
     shuffled = training_rows.sample(frac=1.0, random_state=1)
-    first, second = (fitted_on(rows, {"max_rows": 700}, model_type="text") for rows in (training_rows, shuffled))
+    first, second = (fitted_on(rows, {"max_rows": 700, "modalities": ["text"]}) for rows in (training_rows, shuffled))
 
     assert first.predict(later) == pytest.approx(second.predict(later), rel=1e-6)
 
@@ -231,7 +241,7 @@ def test_recent_weeks_count_more():
 
     ratios = []
     for days in (20, 10_000):
-        model = fitted_on(frame.drop(columns="sentiment"), {"half_life_days": days}, model_type="text")
+        model = fitted_on(frame.drop(columns="sentiment"), {"half_life_days": days, "modalities": ["text"]})
         ratios.append(np.divide(*model.predict(asked)))
     assert ratios[0] > 1.3
     assert ratios[1] < 1.1
@@ -273,7 +283,7 @@ def test_misuse_is_refused(later):
         AdScorePredictor().fit_calibration(later, *labels(later)[:1])
     with pytest.raises(InputError, match="above 0"):
         AdScoreConfig(half_life_days=0)
-    with pytest.raises(InputError, match="parts"):
+    with pytest.raises(InputError, match="model_type"):
         AdScorePredictor(model_type="neural")
     with pytest.raises(InputError, match="max_depht"):
         AdScorePredictor({"max_depht": 3})
