@@ -105,7 +105,7 @@ class LevelAndText:
         """Return the parts of level and of text beside the average training row, and the words that moved the text."""
         level = linear_contributions(["prior_ctr"], [1.0], terms.level(X)[:, None], self.mean_[0])
         level = Contributions.of(level.names, level.values, base=level.base + self.intercept_)
-        if self.text_model_ is None or not len(X):
+        if self.text_model_ is None:
             return level, Contributions.of([], np.zeros((len(X), 0)), base=self.text_term(X)), ("",) * len(X)
         text = self.text_model_.contributions(X[["headline", "body"]])
         effect = self.text_effect(X)
