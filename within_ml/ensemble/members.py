@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array, column_or_1d
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
@@ -21,9 +22,12 @@ FloatArray = NDArray[np.float64]
 
 
 def as_rows(X: Any) -> Any:
-    """Return a frame or matrix as it is, and anything else as an array of two dimensions."""
-    if isinstance(X, pd.DataFrame) or sparse.issparse(X):
+    """Return a frame as it is, sparse rows as CSR, and anything else as an array of two dimensions."""
+    if isinstance(X, pd.DataFrame):
         return X
+    if sparse.issparse(X):
+        # Of all formats this one can be asked for rows.
+        return X.tocsr()
     rows = np.asarray(X)
     if rows.ndim != 2:
         raise InputError(
@@ -60,10 +64,16 @@ def fit_member(model: Any, X: Any, y: FloatArray, w: FloatArray) -> None:
             X, w = _safe_indexing(X, twice), np.concatenate([w * y, w * (1 - y)])
             y = np.repeat([1.0, 0.0], len(y))
         y = y.astype(np.int64)
-    if has_fit_parameter(model, "sample_weight"):
-        model.fit(X, y, sample_weight=w)
-    else:
-        model.fit(X, y)
+    model.fit(X, y, **_weight_argument(model, w))
+
+
+def _weight_argument(model: Any, w: FloatArray) -> dict[str, FloatArray]:
+    """Return how ``fit`` is given weights: a pipeline hands them to its last step; some models take none."""
+    prefix = ""
+    while isinstance(model, Pipeline):
+        step, model = model.steps[-1]
+        prefix += f"{step}__"
+    return {f"{prefix}sample_weight": w} if has_fit_parameter(model, "sample_weight") else {}
 
 
 def member_margins(name: str, model: Any, X: Any) -> FloatArray:

@@ -20,7 +20,7 @@ PROBABILITY_FLOOR = 1e-7
 TRIMMED_SHARE = 0.2
 """Share of the members, at least one, that the trimmed mean leaves out at either end, while one is left."""
 
-_RIDGE = 2.0
+_RIDGE = 10.0
 _NEWTON_STEPS = 200
 _TOLERANCE = 1e-10
 
@@ -86,17 +86,17 @@ class LogOddsLine:
 
     @classmethod
     def fit(cls, margin: FloatArray, y: FloatArray, w: FloatArray, *, min_slope: float = 0.0) -> LogOddsLine:
-        """Fit by binomial likelihood, shape (n,) each, drawn to the identity with the strength of two clicks.
+        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by ten clicks.
 
         Platt 1999 with that prior. A slope below ``min_slope``, which would turn the order around, is held there.
         """
         if not w.sum() > 0:
             return cls()
         centre = float(np.average(margin, weights=w))
-        spread = float(np.sqrt(np.average((margin - centre) ** 2, weights=w))) or 1.0
-        terms = np.column_stack([np.ones_like(margin), (margin - centre) / spread])
+        # Not scaled by its spread: a member that hardly varies shall keep its slope, not get an enormous one.
+        terms = np.column_stack([np.ones_like(margin), margin - centre])
         level, steeper = _fit_terms(terms, margin, y, w)
-        slope = 1.0 + steeper / spread
+        slope = 1.0 + steeper
         if slope < min_slope:
             slope = min_slope
             level = _fit_terms(terms[:, :1], centre + slope * (margin - centre), y, w)[0]

@@ -326,8 +326,10 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         fade = self._fade(len(y), times)
         margin = np.empty(len(y))
         penalties = (1.0 / self.alpha, float(self.beta), float(self.l1), float(self.regularization))
+        # One width of index, whatever scipy chose: the loop is compiled for one.
+        indices, starts = (index.astype(np.int64, copy=False) for index in (rows.indices, rows.indptr))
         self.scale_ = learn_rows(
-            rows.data, rows.indices, rows.indptr, y, weight, start + self.base_logit_, fade,
+            rows.data, indices, starts, y, weight, start + self.base_logit_, fade,
             self.accumulators_, self.scale_, penalties, bool(self.fit_intercept), margin,
         )  # fmt: skip
         return margin

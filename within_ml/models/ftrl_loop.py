@@ -6,7 +6,7 @@ Arrays and numbers only; every argument was checked by the caller.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -57,8 +57,8 @@ def _implicit_rate(margin: float, y: float, reach: float) -> float:
 @_compiled
 def learn_rows(  # noqa: C901, PLR0912, PLR0913, PLR0917 - one loop; numba compiles it as a whole
     data: FloatArray,
-    indices: NDArray[np.integer[Any]],
-    indptr: NDArray[np.integer[Any]],
+    indices: NDArray[np.int64],
+    indptr: NDArray[np.int64],
     y: FloatArray,
     weight: FloatArray,
     offset: FloatArray,
