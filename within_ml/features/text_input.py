@@ -103,6 +103,15 @@ def line_code(texts: Texts) -> Integers:
     return np.asarray(codes, dtype=np.int64)
 
 
+def line_count_names() -> tuple[str, ...]:
+    """Return the names of the columns of `style`, but for the last.
+
+    >>> line_count_names()[:2]
+    ('text_length', 'text_words')
+    """
+    return tuple(line_counts(pa.array([""])))
+
+
 def style(texts: Texts) -> Floats:
     """Return the line's counts and the square of its length, which lets a best length be learned."""
     counts = line_counts(texts.line)

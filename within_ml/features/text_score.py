@@ -30,9 +30,10 @@ from within_ml.features.text_input import (
     encoded,
     has_text,
     line_code,
+    line_count_names,
     style,
-    topic,
 )
+from within_ml.features.text_parts import WORDING, TextContributions, WordParts
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -245,8 +246,33 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         texts = distinct_texts(X)
         words: list[str] = []
         for start in range(0, len(texts.line), _CHUNK):
-            words.extend(self._top_words(texts.part(start, start + _CHUNK), k))
+            part = texts.part(start, start + _CHUNK)
+            words.extend(WordParts.of(self._word_shares(part), len(part.line)).strongest(k))
         return [words[i] for i in texts.of_row]
+
+    def contributions(self, X: pd.DataFrame, *, words: int = 3) -> TextContributions:
+        """Return what the line's counts and the words add to each row's score.
+
+        A count's part is its distance from the average text's; that of all words together is beside the average text's
+        as well. ``words`` of them are named.
+
+        Returns
+        -------
+        TextContributions
+            Its ``values`` add up to `predict`, exactly but for rounding.
+
+        Raises
+        ------
+        NotFittedError, InputError
+        """
+        self._check_fitted()
+        texts = distinct_texts(X)
+        names = (*line_count_names(), WORDING)
+        values, named = np.zeros((len(texts.line), len(names))), list[str]()
+        for start in range(0, len(texts.line), _CHUNK):
+            values[start : start + _CHUNK], found = self._parts(texts.part(start, start + _CHUNK), words)
+            named.extend(found)
+        return TextContributions(names, values[texts.of_row], tuple(named[i] for i in texts.of_row))
 
     def save(self, folder: Path) -> None:
         """Write `text_score.json` and `text_score.npz` into an existing folder; no text of any ad is in them."""
@@ -301,10 +327,15 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         from scipy.sparse import csr_array, hstack
 
         columns = self.columns_
+        parts = [columns.word.matrix(lines), columns.char.matrix(lines), columns.body.matrix(bodies)]
+        return hstack([*parts, csr_array(self._counts(texts))], format="csr")
+
+    def _counts(self, texts: Texts) -> Floats:
+        """Return the matrix columns of the line's counts, shape (n_texts, …)."""
+        columns = self.columns_
         counts = np.clip((style(texts) - columns.mean) / columns.scale, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
         counts[~has_text(texts)] = 0.0
-        parts = [columns.word.matrix(lines), columns.char.matrix(lines), columns.body.matrix(bodies)]
-        return hstack([*parts, csr_array(self.style_weight * counts)], format="csr")
+        return np.asarray(self.style_weight * counts)
 
     def _evidence(self, texts: Texts, rate: Floats, impressions: Floats, group: Integers) -> tuple[Evidence, Integers]:
         """Sum the rows of one text in one campaign; also return which sum each input row went into."""
@@ -332,20 +363,27 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
             scores[held] = raw[rows.text[held]] - _mean(raw, seen)
         return np.where(rows.weight > 0, scores, 0.0)
 
-    def _top_words(self, texts: Texts, k: int) -> list[str]:
+    def _word_shares(self, texts: Texts) -> tuple[tuple[Encoded, Floats], tuple[Encoded, Floats]]:
+        """Return lines and bodies, each with what its words add to ``matrix @ coefficients``."""
         lines, bodies = encoded(texts)
         columns = self.columns_
         ends = np.cumsum([columns.word.columns.size, columns.char.columns.size, columns.body.columns.size])
         word, char, body = np.split(self.coefficients_, ends)[:3]
         in_line = columns.word.shares(lines, word) + columns.char.shares(lines, char)
-        in_body = columns.body.shares(bodies, body)
-        parts: list[dict[str, float]] = [{} for _ in range(len(texts.line))]
-        for batch, shares in ((lines, in_line), (bodies, in_body)):
-            for text, spelled, share in zip(batch.text_of_word, batch.words(), shares, strict=True):
-                name = topic(spelled)
-                if name:
-                    parts[text][name] = parts[text].get(name, 0.0) + share
-        return [", ".join(sorted(part, key=lambda name: (-abs(part[name]), name))[:k]) for part in parts]
+        return (lines, in_line), (bodies, columns.body.shares(bodies, body))
+
+    def _parts(self, texts: Texts, words: int) -> tuple[Floats, list[str]]:
+        """Return the parts of distinct texts, shape (n_texts, k), and the words that moved the last of them most."""
+        n, has = len(texts.line), has_text(texts)
+        shares = self._word_shares(texts)
+        counts = self._counts(texts) * self.coefficients_[-self.columns_.mean.size :]
+        # The last column is the square of the length: it is what the length adds, too.
+        counts[:, line_count_names().index("text_length")] += counts[:, -1]
+        wording = -np.full(n, self.centre_)
+        for batch, share in shares:
+            wording += np.bincount(batch.text_of_word, share, minlength=n)
+        parts = np.where(has[:, None], self.slope_ * np.column_stack([counts[:, :-1], wording]), 0.0)
+        return parts, WordParts.of(shares, n).strongest(words, np.sign(parts[:, -1]).astype(np.int64))
 
 
 def _learned(texts: Texts, lines: Encoded, bodies: Encoded) -> _Columns:
