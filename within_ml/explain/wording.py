@@ -15,6 +15,7 @@ from functools import cache
 from types import MappingProxyType
 
 USUAL = "the account's usual"
+_LARGEST_TREND = 9.0
 
 
 class Kind(StrEnum):
@@ -248,7 +249,7 @@ def _flag(told: Meaning, value: float, usual: float) -> str:
 
 
 def _trend(told: Meaning, value: float, usual: float) -> str:
-    change = f"{abs(math.expm1(value)):.0%}"
+    change = f"{abs(math.expm1(min(value, _LARGEST_TREND))):.0%}"
     if change == "0%":
         return f"{told.subject} steady over 28 days"
     return f"{told.subject} of 7 days {change} {'above' if value > 0 else 'below'} that of 28 days"
