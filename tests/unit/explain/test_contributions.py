@@ -1,6 +1,8 @@
 """Contributions add up to the margin, agree with xgboost's and shap's own, and are repaired where they would not."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -160,6 +162,15 @@ class TestTrees:
         linear = xgboost.train({"booster": "gblinear"}, xgboost.DMatrix(X, label=np.zeros(len(X))), 1)
         with pytest.raises(InputError, match="gblinear"):
             tree_contributions(linear, X)
+
+
+def test_importing_the_package_is_cheap():
+    code = (
+        "import sys, within_ml.explain.contributions, within_ml.explain.plots, within_ml.explain.reasons, "
+        "within_ml.explain.similar, within_ml.explain.suggestions; "
+        "assert not {'xgboost', 'woodelf', 'shap', 'sklearn', 'matplotlib', 'treelite'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestSums:
