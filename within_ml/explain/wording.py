@@ -85,6 +85,10 @@ def meaning(feature: str) -> Meaning:
 def _meaning(feature: str) -> Meaning:
     if feature in MEANINGS:
         return MEANINGS[feature]
+    for pattern, group, subject in _FAMILIES:
+        if re.match(pattern, feature):
+            said = subject or f"image's {feature.removeprefix('image_').replace('_', ' ')}"
+            return Meaning(group, said, Kind.WORDING if subject else Kind.NUMBER)
     name, equals, category = feature.partition("=")
     if equals:
         plain = name.replace("_", " ")
@@ -175,6 +179,16 @@ _OTHERS: Mapping[str, Meaning] = {
     "campaign_age_days": Meaning("age", "campaign's age in days", Kind.NUMBER),
     "day_of_week": Meaning("day_of_week", "scored on a", Kind.WEEKDAY),
 }
+_FAMILIES = (
+    ("text_svd_|text_embedding_", "wording", "wording of the ad"),
+    ("image_network|image_embedding_", "image", "look of the image"),
+    ("image_(width|height|aspect)", "image_size", ""),
+    ("image_(red|green|blue|warmth|saturation|colour)", "image_colour", ""),
+    ("image_(brightness|contrast|luma)", "image_light", ""),
+    ("image_", "image_layout", ""),
+)
+"""Patterns of names, the group they are, and what is said; without that, the name after ``image_`` with its value."""
+
 MEANINGS: Mapping[str, Meaning] = MappingProxyType({**_performance(), **_TEXT, **_OTHERS})
 """Feature → what it means."""
 

@@ -48,6 +48,10 @@ NAN = float("nan")
         ("readability", 40.0, 70.0, "text harder to read (40) than the account's usual (70)"),
         ("day_of_week", 6, 2, "scored on a Sunday"),
         ("call_to_action=Buy now", 0.0, 1, "call to action is not Buy now"),
+        ("audience_age=25-34", 1, NAN, "audience age is 25-34"),
+        ("image_colour_entropy", 3.25, 4, "image's colour entropy 3.25 against the account's usual 4"),
+        ("image_network", 0.1, 0, "look of the image"),
+        ("text_svd_07", 0.1, 0, "wording of the ad"),
         ("own_feature", 3.0, 2.0, "own feature 3 against the account's usual 2"),
     ],
 )
