@@ -15,7 +15,7 @@ from within_ml.lake.store import LakeStore
 # The benchmarks are no installed package: they run from the repository's root, which pytest does not put on the path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import nightly, scale, upworthy, usual_way
+from benchmarks import nightly, reasons, scale, upworthy, usual_way
 from benchmarks.measuring import StepFailedError, run_step
 
 START, DAYS = date(2024, 1, 1), 35
@@ -83,3 +83,8 @@ class TestRuns:
         page = nightly.run(8, 70, results=tmp_path).read_text()
         assert page.count("| publishing to Postgres |") == 2
         assert "| with start and imports |" in page
+
+    def test_reasons_of_a_small_batch(self, tmp_path):
+        options = reasons.parser().parse_args(["--accounts", "3", "--days", "60", "--rows", "2500"])
+        page = reasons.run(options, results=tmp_path).read_text()
+        assert "| same top reason as by pred_contribs, 2,000 rows | 100 % | 100.00% |" in page

@@ -106,6 +106,34 @@ class Contributions:
         names = [groups.get(name, name) for name in self.names]
         return Contributions(*_summed(names, self.values), self.base, self.margin)
 
+    def beside(self, usual: Contributions, row: ArrayLike) -> Contributions:
+        """Return what each row has beside a usual one: the difference of the two rows' parts.
+
+        The base becomes the usual row's margin, so that everything adds up as before; a row that is as usual has no
+        parts. SHAP values are beside the average of all training rows; a sentence that speaks of the account's usual
+        headline wants them beside that.
+
+        Parameters
+        ----------
+        usual : Contributions
+            Of m rows, by the same names.
+        row : shape (n,)
+            Which of them each row is beside.
+
+        Raises
+        ------
+        InputError
+            If the names differ, or a row is none of the m.
+        """
+        which = np.asarray(row, dtype=np.int64)
+        m = len(usual.margin)
+        if usual.names != self.names or which.shape != self.margin.shape:
+            raise InputError(f"usual must have the same names, and row one of its {m} rows for each row here.")
+        if which.size and not (which.min() >= 0 and which.max() < m):
+            raise InputError(f"row must be between 0 and {m - 1}, however: {which.min()} to {which.max()}.")
+        shift = usual.values.sum(axis=1)
+        return Contributions(self.names, self.values - usual.values[which], self.base + shift[which], self.margin)
+
 
 @dataclass(frozen=True, slots=True)
 class TreeContributions:

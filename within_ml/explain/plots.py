@@ -6,6 +6,8 @@ PNG bytes; what is drawn is computed in `contributions`.
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,15 @@ from within_ml.errors import InputError
 from within_ml.explain.contributions import Contributions
 
 _DPI = 80
-MAX_ROWS = 2_000
+_COLOURS = 128
+MAX_ROWS = 1_000
 """Of more rows every n-th is drawn: a picture does not get clearer by more points, only larger."""
 
 
 def summary_plot(contributions: Contributions, X: pd.DataFrame, *, max_features: int = 15) -> bytes:
     """Draw the parts of many rows by feature, coloured by the feature's value (a beeswarm), as PNG.
+
+    Points that would lie on each other are moved apart by chance.
 
     Parameters
     ----------
@@ -40,7 +45,7 @@ def summary_plot(contributions: Contributions, X: pd.DataFrame, *, max_features:
     step = -(-len(X) // MAX_ROWS)
 
     def draw() -> None:
-        shap.plots.beeswarm(explanation[::step], max_display=max_features, show=False, rng=np.random.default_rng(0))
+        shap.plots.beeswarm(explanation[::step], max_display=max_features, show=False)
 
     return _png(draw)
 
@@ -80,16 +85,19 @@ def _explanation(contributions: Contributions, X: pd.DataFrame) -> Any:
     )
 
 
-def _png(draw: Any) -> bytes:
+def _png(draw: Callable[[], None]) -> bytes:
     from matplotlib import pyplot as plt
+    from PIL import Image
 
-    # Without a display of its own, whatever the process is set to.
-    with plt.rc_context({"backend": "agg", "figure.max_open_warning": 0}):
+    drawn, small = io.BytesIO(), io.BytesIO()
+    # Without a display, whatever the process is set to; a column without a value has no quantiles, which is no news.
+    with plt.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         figure = plt.figure()
         try:
             draw()
-            buffer = io.BytesIO()
-            plt.gcf().savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
+            plt.gcf().savefig(drawn, format="png", dpi=_DPI, bbox_inches="tight")
         finally:
             plt.close(figure)
-    return buffer.getvalue()
+    Image.open(drawn).convert("RGB").quantize(_COLOURS).save(small, format="png", optimize=True)
+    return small.getvalue()

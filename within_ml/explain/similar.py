@@ -10,6 +10,8 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -130,6 +132,8 @@ class SimilarAds:
         ads = _with_lift(_by_ad(rows))
         good = ads[(ads["lift"] > 1) & (ads["lift"] >= ads["lift"].quantile(self.quantile))] if len(ads) else ads
         good = good.sort_values(["date", "lift", *_AD], ascending=[False, False, True, True, True])
+        for name in ("_records", "_numbered", "_candidate_codes"):
+            vars(self).pop(name, None)
         self.ads_ = good.head(self.max_candidates).reset_index(drop=True)
         self._index()
         return self
@@ -212,6 +216,18 @@ class SimilarAds:
             raise ModelFormatError(f"{folder} must hold saved SimilarAds; it does not ({error}).") from error
         return model
 
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [{str(name): value for name, value in row.items()} for row in self.ads_.to_dict("records")]
+
+    @cached_property
+    def _numbered(self) -> dict[str, pd.Index]:
+        return {name: pd.Index(self.ads_[name].unique()) for name in _AD}
+
+    @cached_property
+    def _candidate_codes(self) -> Integers:
+        return self._codes(self.ads_)
+
     def _index(self) -> None:
         """Learn how rare words are among the candidates, and keep their vectors."""
         counts = _counts(self.ads_["text"].tolist())
@@ -234,37 +250,47 @@ class SimilarAds:
         k: int,
         min_similarity: float,
     ) -> list[tuple[SimilarAd, ...]]:
-        near = (self._weighed(_counts(texts)) @ self._matrix.T).toarray()
-        if keys is not None:
-            near = np.where(self._allowed(keys, within), near, 0.0)
-        # Rounded, so that the order of equally near ads does not hang on the last bit; the latest comes first then.
-        near = np.round(near, _DECIMALS)
-        # More than asked for, since equal texts count once.
-        depth = min(4 * k, near.shape[1])
-        best = np.argsort(-near, axis=1, kind="stable")[:, :depth]
-        return [
-            self._different(candidates[near[row, candidates] >= min_similarity], near[row], k)
-            for row, candidates in enumerate(best)
-        ]
+        near = (self._weighed(_counts(texts)) @ self._matrix.T).tocsr()
+        codes = None if keys is None else self._codes(keys)
+        found = []
+        for row, (start, stop) in enumerate(pairwise(near.indptr.tolist())):
+            # Rounded, so that the order of equally near ads does not hang on the last bit; the latest comes first then.
+            candidates, similarity = near.indices[start:stop], np.round(near.data[start:stop], _DECIMALS)
+            kept = similarity >= min_similarity
+            if codes is not None:
+                kept &= self._allowed(candidates, codes[row], within)
+            candidates, similarity = candidates[kept], similarity[kept]
+            order = np.lexsort((candidates, -similarity))
+            found.append(self._different(candidates[order], similarity[order], k))
+        return found
 
-    def _allowed(self, keys: pd.DataFrame, within: str | None) -> NDArray[np.bool_]:
-        same = {name: keys[name].astype(str).to_numpy()[:, None] == self.ads_[name].to_numpy()[None, :] for name in _AD}
-        allowed = ~(same["platform"] & same["account_id"] & same["ad_id"])
+    def _codes(self, keys: pd.DataFrame) -> Integers:
+        """Return the numbers of platform, account and ad among the candidates', shape (n, 3); -1 if none has it."""
+        known = [self._numbered[name] for name in _AD]
+        return np.column_stack(
+            [index.get_indexer(pd.Index(keys[name].astype(str))) for name, index in zip(_AD, known, strict=True)]
+        ).astype(np.int64)
+
+    def _allowed(self, candidates: Integers, codes: Integers, within: str | None) -> NDArray[np.bool_]:
+        same = self._candidate_codes[candidates] == codes
+        allowed = ~same.all(axis=1)
         if within is not None:
-            allowed &= same["platform"]
+            allowed &= same[:, 0]
         if within == "account":
-            allowed &= same["account_id"]
+            allowed &= same[:, 1]
         return np.asarray(allowed)
 
     def _different(self, candidates: Integers, near: FloatArray, k: int) -> tuple[SimilarAd, ...]:
         chosen: dict[str, SimilarAd] = {}
-        for index in candidates.tolist():
-            ad = self.ads_.iloc[index]
-            if len(chosen) < k and ad["text"] not in chosen:
+        for index, similarity in zip(candidates.tolist(), near.tolist(), strict=True):
+            if len(chosen) == k:
+                break
+            ad = self._records[index]
+            if ad["text"] not in chosen:
                 chosen[ad["text"]] = SimilarAd(
                     **{name: ad[name] for name in KEYS},
                     text=ad["text"],
-                    similarity=float(near[index]),
+                    similarity=similarity,
                     ctr=round(float(ad["clicks"] / ad["impressions"]), _DECIMALS),
                     lift=round(float(ad["lift"]), 3),
                     impressions=float(ad["impressions"]),

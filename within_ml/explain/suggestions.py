@@ -127,10 +127,10 @@ def suggest(
         if not rows.size:
             continue
         after = _rates(predict, _with_column(frame.iloc[rows], change.column, values.iloc[rows]))
-        better = after > before[rows] * (1 + min_gain)
-        for row, rate in zip(rows[better].tolist(), after[better].tolist(), strict=True):
-            old, new = frame[change.column].iloc[row], values.iloc[row]
-            found[row].append(_suggestion(change, old, new, float(before[row]), rate))
+        better = np.flatnonzero(after > before[rows] * (1 + min_gain))
+        old, new = frame[change.column].to_numpy(object)[rows[better]], values.to_numpy(object)[rows[better]]
+        for row, was, becomes, rate in zip(rows[better], old, new, after[better], strict=True):
+            found[row].append(_suggestion(change, was, becomes, float(before[row]), float(rate)))
     # The gain decides; of changes that come to the same value the first one stays.
     return [_best(row, k) for row in found]
 

@@ -15,6 +15,7 @@ from functools import cache
 from types import MappingProxyType
 
 USUAL = "the account's usual"
+_LARGEST_TREND = 9.0
 
 
 class Kind(StrEnum):
@@ -84,6 +85,10 @@ def meaning(feature: str) -> Meaning:
 def _meaning(feature: str) -> Meaning:
     if feature in MEANINGS:
         return MEANINGS[feature]
+    for pattern, group, subject in _FAMILIES:
+        if re.match(pattern, feature):
+            said = subject or f"image's {feature.removeprefix('image_').replace('_', ' ')}"
+            return Meaning(group, said, Kind.WORDING if subject else Kind.NUMBER)
     name, equals, category = feature.partition("=")
     if equals:
         plain = name.replace("_", " ")
@@ -174,6 +179,16 @@ _OTHERS: Mapping[str, Meaning] = {
     "campaign_age_days": Meaning("age", "campaign's age in days", Kind.NUMBER),
     "day_of_week": Meaning("day_of_week", "scored on a", Kind.WEEKDAY),
 }
+_FAMILIES = (
+    ("text_svd_|text_embedding_", "wording", "wording of the ad"),
+    ("image_network|image_embedding_", "image", "look of the image"),
+    ("image_(width|height|aspect)", "image_size", ""),
+    ("image_(red|green|blue|warmth|saturation|colour)", "image_colour", ""),
+    ("image_(brightness|contrast|luma)", "image_light", ""),
+    ("image_", "image_layout", ""),
+)
+"""Patterns of names, the group they are, and what is said; without that, the name after ``image_`` with its value."""
+
 MEANINGS: Mapping[str, Meaning] = MappingProxyType({**_performance(), **_TEXT, **_OTHERS})
 """Feature → what it means."""
 
@@ -248,7 +263,7 @@ def _flag(told: Meaning, value: float, usual: float) -> str:
 
 
 def _trend(told: Meaning, value: float, usual: float) -> str:
-    change = f"{abs(math.expm1(value)):.0%}"
+    change = f"{abs(math.expm1(min(value, _LARGEST_TREND))):.0%}"
     if change == "0%":
         return f"{told.subject} steady over 28 days"
     return f"{told.subject} of 7 days {change} {'above' if value > 0 else 'below'} that of 28 days"

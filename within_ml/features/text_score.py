@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 from sklearn.base import BaseEstimator
 
-from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
+from within_ml.errors import InputError, NotFittedError
 from within_ml.features.level_ridge import Evidence, slope, solve, sums
 from within_ml.features.ngrams import Encoded, Weights
+from within_ml.features.text_files import FILES, FORMAT_VERSION, read_text_score
 from within_ml.features.text_input import (
     Texts,
     checked_rates,
@@ -38,8 +37,6 @@ from within_ml.features.text_parts import WORDING, TextContributions, WordParts
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-FORMAT_VERSION = 1
-_FILES = ("text_score.json", "text_score.npz")
 _FITTED = ("slope_", "centre_", "level_variance_", "n_texts_")
 _CHUNK = 20_000
 _TEXTS_PER_THRESHOLD = 20_000
@@ -284,8 +281,8 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
             arrays |= {f"{kind}_columns": weights.columns, f"{kind}_idf": weights.idf}
         fitted = {name: getattr(self, name) for name in _FITTED}
         state = {"format_version": FORMAT_VERSION, "parameters": self.get_params(), "fitted": fitted}
-        (folder / _FILES[0]).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        np.savez(folder / _FILES[1], allow_pickle=False, **arrays)
+        (folder / FILES[0]).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        np.savez(folder / FILES[1], allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -296,7 +293,7 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         ModelFormatError
             If a file is missing, damaged, or of another version.
         """
-        state, arrays = _read(folder)
+        state, arrays = read_text_score(folder, kinds=[*_KINDS], fitted=_FITTED)
         model = cls(**state["parameters"])
         for name in _FITTED:
             setattr(model, name, state["fitted"][name])
@@ -413,36 +410,3 @@ def _folds(group: Integers, folds: int, random_state: int) -> Integers:
     fold = np.empty_like(order)
     fold[order] = (np.cumsum(size) - size) * min(folds, order.size) // size.sum()
     return np.asarray(fold[group])
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    try:
-        state = json.loads((folder / _FILES[0]).read_text(encoding="utf-8"))
-        with np.load(folder / _FILES[1], allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelFormatError(
-            f"A text score is the two files {' and '.join(_FILES)} as written by save; in {folder} they are missing or "
-            f"damaged ({error}). Fit it again or restore the folder."
-        ) from error
-    _check_state(folder, state, arrays)
-    return state, arrays
-
-
-def _check_state(folder: Path, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-    version = state.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ModelFormatError(f"The text score in {folder} has format {version}; this version reads {FORMAT_VERSION}.")
-    names = {"coefficients", "mean", "scale"} | {f"{kind}_{part}" for kind in _KINDS for part in ("columns", "idf")}
-    n_style = style(Texts(pa.array(["x"]), pa.array([""]), np.zeros(1, dtype=np.int64))).shape[1]
-    expected = {"mean": n_style, "scale": n_style}
-    missing = names - set(arrays) or set(_FITTED) - set(state.get("fitted", {}))
-    if missing:
-        raise ModelFormatError(f"The text score in {folder} lacks {shown(sorted(missing))}. Fit it again.")
-    expected |= {f"{kind}_idf": arrays[f"{kind}_columns"].size for kind in _KINDS}
-    expected["coefficients"] = n_style + sum(arrays[f"{kind}_columns"].size for kind in _KINDS)
-    wrong = [name for name, size in expected.items() if arrays[name].shape != (size,)]
-    if wrong:
-        raise ModelFormatError(
-            f"The text score in {folder} has arrays of another length: {shown(wrong)}. Fit it again."
-        )

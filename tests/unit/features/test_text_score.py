@@ -65,6 +65,20 @@ def test_recovers_known_effects_in_log_odds_despite_the_campaigns_levels() -> No
     assert abs(score.mean() - new.truth.mean()) < 0.1
 
 
+def test_the_parts_of_a_score_add_up_to_it_and_name_the_words_that_pull_its_way() -> None:
+    frame = agency()
+    model = fitted(frame.assign(body=np.where(frame.index % 2, "secret garden form", "")))
+    texts = ["Free secret shoe!", "form report, form report", "", None, "Free secret shoe!"]
+    new = pd.DataFrame({"headline": texts, "body": ["blue form", None, None, None, None]})
+    found = model.contributions(new, words=2)
+    np.testing.assert_allclose(found.values.sum(axis=1), model.predict(new), atol=1e-12)
+    assert found.names[-1] == "text_wording"
+    assert {"text_length", "text_words", "text_exclamations"} < set(found.names)
+    assert found.values[0, -1] > 0 > found.values[1, -1]
+    assert found.words == ("free, secret", "form, report", "", "", "free, secret")
+    assert model.contributions(new[:0]).values.shape == (0, len(found.names))
+
+
 def test_no_effect_gives_no_score() -> None:
     frame = agency()
     rng = np.random.default_rng(3)
