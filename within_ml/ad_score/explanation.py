@@ -70,20 +70,15 @@ class Explainer:
         self.similar_ = SimilarAds().fit(_texts(rows), y[weekly], w[weekly], keys, rows["date"])
         return self
 
-    def beside_usual(self, parts: Contributions, accounts: NDArray[Any]) -> Contributions:
-        """Return the parts counted from the account's usual ones."""
-        usual = self.parts_.table[self.parts_.rows(accounts)]
-        return Contributions.of(
-            parts.names, parts.values - usual, base=parts.base + usual.sum(axis=1), margin=parts.margin
-        )
-
     def reasons(
         self, found: Explained, X: pd.DataFrame, to_rate: Callable[[FloatArray], FloatArray], k: int
     ) -> Reasons:
         """Return the ``k`` strongest reasons of each row."""
         accounts = terms.account_names(X)
-        parts = self.beside_usual(found.contributions, accounts)
-        return reasons(parts, X, accounts, self.values_, to_rate, k=k, words=found.words)
+        usual = Contributions.of(self.parts_.features, self.parts_.table, base=0.0)
+        parts = found.contributions.beside(usual, self.parts_.rows(accounts))
+        numbers = _numbers(X, parts.names)
+        return reasons(parts, numbers, accounts, self.values_, to_rate, k=k, words=found.words)
 
     def save(self, folder: Path) -> None:
         """Write the state into an existing folder."""

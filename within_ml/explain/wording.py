@@ -166,6 +166,8 @@ _TEXT: Mapping[str, Meaning] = {
     "text_demonstratives": Meaning("address", "word like this", Kind.DIFFERENCE),
     "text_negations": Meaning("negations", "negation", Kind.DIFFERENCE),
     "sentiment": Meaning("sentiment", "headline more positive", Kind.TONE, "headline more negative"),
+    "account_id": Meaning("account_ctr", "account's own level", Kind.WORDING),
+    "platform": Meaning("platform_ctr", "platform's own level", Kind.WORDING),
     "text_wording": Meaning("wording", "wording of the ad", Kind.WORDING),
     "text_score": Meaning("wording", "wording of the ad", Kind.WORDING),
 }
