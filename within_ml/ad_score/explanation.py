@@ -21,7 +21,7 @@ from within_ml.ad_score.level_text import LevelAndText
 from within_ml.base import HORIZON_DAYS
 from within_ml.explain.contributions import Contributions, combined
 from within_ml.explain.reasons import Reasons, UsualValues, reasons
-from within_ml.explain.similar import SimilarAds
+from within_ml.explain.similar import SimilarAd, SimilarAds
 from within_ml.splits import to_days
 
 FloatArray = NDArray[np.float64]
@@ -80,6 +80,11 @@ class Explainer:
         numbers = _numbers(X, parts.names)
         return reasons(parts, numbers, accounts, self.values_, to_rate, k=k, words=found.words)
 
+    def similar(self, X: pd.DataFrame, k: int) -> list[tuple[SimilarAd, ...]]:
+        """Return the nearest ads of each row's platform that did well."""
+        keys = X[["platform", "account_id", "campaign_id", "ad_id"]]
+        return self.similar_.find(_texts(X), k=k, keys=keys, within="platform")
+
     def save(self, folder: Path) -> None:
         """Write the state into an existing folder."""
         state = {"parts": self.parts_.to_dict(), "values": self.values_.to_dict()}
@@ -104,4 +109,5 @@ def _numbers(X: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _texts(X: pd.DataFrame) -> list[str | None]:
-    return X["headline"].astype(object).where(X["headline"].notna(), None).tolist()
+    texts: list[str | None] = X["headline"].astype(object).where(X["headline"].notna(), None).tolist()
+    return texts

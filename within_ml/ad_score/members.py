@@ -24,6 +24,7 @@ from within_ml.explain.contributions import Contributions, tree_contributions
 
 if TYPE_CHECKING:
     from within_ml.models.boosted import BoostedRate
+    from within_ml.models.network_rate import NetworkRate
 
 FloatArray = NDArray[np.float64]
 
@@ -91,6 +92,8 @@ class Member(ABC):
 
 class Trees(Member):
     """Boosted trees, stopped early."""
+
+    model_: BoostedRate
 
     @override
     def fit(self, rows: Rows, later: Rows | None) -> Self:
@@ -211,7 +214,8 @@ class Linear(Member):
     def _parts(self, X: pd.DataFrame) -> FloatArray:
         """What each feature adds to each row's log-odds, shape (n, features)."""
         weights = self.model_.get_coefficients().values
-        return self.encoder_.contributions(self._encoded(X), weights).to_numpy()
+        parts: FloatArray = self.encoder_.contributions(self._encoded(X), weights).to_numpy(np.float64)
+        return parts
 
     def _names(self) -> list[str]:
         return [block.source for block in self.encoder_.blocks_]
@@ -219,6 +223,8 @@ class Linear(Member):
 
 class Network(Member):
     """A neural network of numeric features, and of the text's and image's vectors."""
+
+    model_: NetworkRate
 
     @override
     def fit(self, rows: Rows, later: Rows | None) -> Self:

@@ -105,6 +105,7 @@ class Outcomes:
         coded = {name: pd.factorize(self.groups[name].astype(str)) for name in self.groups.columns}
         np.savez(
             file,
+            allow_pickle=False,
             day=self.day.astype(np.int64),
             **{f"{name}_codes": codes.astype(np.int32) for name, (codes, _) in coded.items()},
             **{f"{name}_names": np.asarray(names, dtype=str) for name, (_, names) in coded.items()},

@@ -20,20 +20,20 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from within_ml import metrics
-from within_ml.ad_score import terms
+from within_ml.ad_score import terms, told
 from within_ml.ad_score.backtest import ExpectedImpressions, backtest
 from within_ml.ad_score.config import AdScoreConfig, Modality, ScoreModelType
 from within_ml.ad_score.corrections import Corrections, rows_of
 from within_ml.ad_score.ctr_intervals import CtrIntervals
 from within_ml.ad_score.explanation import Explainer, explained
 from within_ml.ad_score.level_text import LevelAndText
-from within_ml.ad_score.outcomes import Outcomes, difficulty
+from within_ml.ad_score.outcomes import Outcomes
 from within_ml.ad_score.terms import REQUIRED_COLUMNS
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.explain.contributions import Contributions
-from within_ml.explain.reasons import Reasons, reasons_json
+from within_ml.explain.reasons import Reasons
 from within_ml.features.labels import LABEL_COLUMNS, observed_rates
 from within_ml.splits import OutOfTimeSplit, to_days
 
@@ -44,12 +44,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
-CTR_DECIMALS = 12
-"""Scores are rounded to these: the last bit of a float depends on where in memory an array lies, and a night that is
-scored again must give the same scores."""
-
 _CONFIDENCE = 0.9
-_TOP_REASONS = 3
 _BACKTEST_FOLDS = 2
 _CALIBRATION_PARTS = 4
 
@@ -231,7 +226,7 @@ class AdScorePredictor(BaseMLModel):
         InputError
             If a column is missing or a label is wrong.
         """
-        if getattr(self, "calibrator_", None) is None:
+        if getattr(self, "calibrator_", None) is None or self.outcomes_ is None:
             raise NotFittedError(f"{self.model_name} must be fitted and calibrated before it is updated; call fit.")
         self.require_columns(new_data, LABEL_COLUMNS)
         shown = new_data[new_data["label_impressions"] > 0]
@@ -288,7 +283,7 @@ class AdScorePredictor(BaseMLModel):
         if not self.uncertainty:
             raise NotFittedError(f"{self.model_name} was made with uncertainty=False; make it with True for intervals.")
         planned = None if impressions is None else np.asarray(impressions, dtype=np.float64)
-        return self._with_intervals(X, self.predict(X), planned, confidence)
+        return told.with_intervals(self, X, self.predict(X), planned, confidence)
 
     def explain(self, X: pd.DataFrame) -> Contributions:
         """Return the exact SHAP values of each row's log-odds before calibration, beside the average training row.
@@ -296,7 +291,7 @@ class AdScorePredictor(BaseMLModel):
         Names are features; ``prior_ctr`` is the level, ``text_…`` the parts of the text score, ``text_wording`` all of
         its words. Base and values add up to the margin of every row within 1e-4.
         """
-        self._margin(X)
+        self._margin(X[:0])
         return explained(self.base_, self.corrections_, X).contributions
 
     def reasons(self, X: pd.DataFrame, k: int = 3) -> Reasons:
@@ -307,10 +302,17 @@ class AdScorePredictor(BaseMLModel):
         NotFittedError
             If the model is not fitted, or was made with ``explainable=False``.
         """
+        explainer = self.explainer
+        self._margin(X[:0])
+        return explainer.reasons(explained(self.base_, self.corrections_, X), X, self.to_rate(X), k)
+
+    @property
+    def explainer(self) -> Explainer:
+        """What is usual for each account, for `reasons` and similar ads; errors as in `reasons`."""
         self._require_fitted()
         if self.explainer_ is None:
             raise NotFittedError(f"{self.model_name} was made with explainable=False; make it with True for reasons.")
-        return self.explainer_.reasons(explained(self.base_, self.corrections_, X), X, self._to_rate(X), k)
+        return self.explainer_
 
     def score(self, X: pd.DataFrame) -> pd.DataFrame:
         """Return the columns of ``ad_scores`` that the model knows, one row per row of X, with X's index.
@@ -321,27 +323,21 @@ class AdScorePredictor(BaseMLModel):
         effective sample size as a share, n / (n + ``confidence_impressions``): it says how much the ad and its campaign
         have shown so far, not how wide an interval is.
         """
-        text = self._text(X)
-        margin = self._margin(X, text)
-        has_text = (X["headline"].notna() | X["body"].notna()).to_numpy()
-        reading_ease = terms.optional(X, "readability")
-        predicted = self._calibrated(margin, X)
-        scores = {
-            "predicted_ctr": np.round(predicted, CTR_DECIMALS),
-            "ad_score": self._scale().transform(logit(predicted), groups=X["platform"]),
-            "engagement_score": np.where(has_text, self.text_scale_.transform(text), np.nan),
-            "sentiment_score": terms.optional(X, "sentiment"),
-            "complexity_score": 100 - np.clip(reading_ease, 0, 100),
-            "topics": self._topics(X),
-        }
-        if self.explainable:
-            scores["top_reasons"] = reasons_json(self.reasons(X, _TOP_REASONS))
-        if self.uncertainty:
-            intervals = self._with_intervals(X, scores["predicted_ctr"])
-            scores |= {name: intervals[name].to_numpy() for name in intervals.columns}
-            n = np.nan_to_num(terms.optional(X, "prior_impressions"))
-            scores["confidence_score"] = n / (n + self.feature_config.confidence_impressions)
-        return pd.DataFrame(scores, index=X.index)
+        return told.scores(self, X)
+
+    def analyse(self, X: pd.DataFrame) -> pd.DataFrame:
+        """Return the columns of ``ad_score_analysis`` that the model knows, one row per row of X, with X's index.
+
+        ``base_ctr`` is the prediction of the account's usual ad, ``predicted_ctr`` that of the ad; ``reasons`` tell
+        what lies between, ``similar_ads`` are past ads with the nearest text that did well, ``suggestions`` changes of
+        the text or of the day of the start that raise the prediction. The lists are JSON text.
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted, or was made with ``explainable=False``.
+        """
+        return told.analysis(self, X)
 
     def validate(self, X: pd.DataFrame, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """Return log-loss, Brier score, AUC, ECE and predicted/actual clicks of the predictions on these rows."""
@@ -446,7 +442,7 @@ class AdScorePredictor(BaseMLModel):
         )
 
     def _margin(self, X: pd.DataFrame, text: FloatArray | None = None) -> FloatArray:
-        """Log-odds before calibration."""
+        """Log-odds before calibration; ``text`` are the text scores, where they are known already."""
         self._require_fitted()
         self.require_columns(X, [*REQUIRED_COLUMNS, *self.feature_names])
         return self.base_.margin(X, text) + self.corrections_.of(X)
@@ -460,44 +456,12 @@ class AdScorePredictor(BaseMLModel):
         rates: FloatArray = expit(margin)
         return rates if self.calibrator_ is None else self.calibrator_.transform(rates, terms.hierarchy(X))
 
-    def _scale(self) -> PercentileScale:
-        """Return the distribution of calibrated log-odds over the training rows."""
-        if self.calibrator_ is None:
-            return self.margin_scale_
-        calibrate = self.calibrator_.global_calibrator_.transform
-        return self.margin_scale_.mapped(lambda margin: logit(calibrate(expit(margin))))
-
-    def _to_rate(self, X: pd.DataFrame) -> Callable[[FloatArray], FloatArray]:
+    def to_rate(self, X: pd.DataFrame) -> Callable[[FloatArray], FloatArray]:
         """Return the map from the rows' log-odds to their calibrated rates; their groups are looked up once."""
         if self.calibrator_ is None:
-            return expit
+            return lambda margin: np.asarray(expit(margin), dtype=np.float64)
         calibrate, offset = self.calibrator_.global_calibrator_.transform, self.calibrator_.offsets(terms.hierarchy(X))
-        return lambda margin: expit(logit(calibrate(expit(margin))) + offset)
-
-    def _with_intervals(
-        self,
-        X: pd.DataFrame,
-        predicted: FloatArray,
-        planned: FloatArray | None = None,
-        confidence: float | None = None,
-    ) -> pd.DataFrame:
-        if self.intervals_ is None:
-            lower, upper, impressions = (np.full(len(X), np.nan) for _ in range(3))
-        else:
-            expected = self.expected_.predict(X)
-            found = self.intervals_.at(
-                predicted, terms.account_names(X), difficulty(X), expected, planned=planned, confidence=confidence
-            )
-            impressions = expected if planned is None else planned
-            lower, upper = np.round(found.lower, CTR_DECIMALS), np.round(found.upper, CTR_DECIMALS)
-        columns = {"ctr_lower": lower, "ctr_upper": upper, "interval_impressions": impressions}
-        return pd.DataFrame({"predicted_ctr": predicted, **columns}, index=X.index)
-
-    def _topics(self, X: pd.DataFrame) -> list[str | None]:
-        model = self.base_.text_model_
-        if model is None or not self.explainable or not len(X):
-            return [None] * len(X)
-        return [words or None for words in model.top_words(X[["headline", "body"]], self.feature_config.topics)]
+        return lambda margin: np.asarray(expit(logit(calibrate(expit(margin))) + offset), dtype=np.float64)
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "corrections_"):
