@@ -12,7 +12,14 @@ from within_ml.lake.landing import TABLE as LEDGER
 from within_ml.lake.store import LakeStore
 from within_pipelines.runs import Progress, Runner, Selection
 
-NARROWED = ("ad_features", "account_features", "ad_scores", "published_scores")
+NARROWED = (
+    "ad_features",
+    "account_features",
+    "ad_scores",
+    "ad_score_analysis",
+    "published_scores",
+    "published_analysis",
+)
 """Assets of which a backfill can replace single accounts' or campaigns' rows."""
 
 _NO_CAMPAIGNS = "account_features"

@@ -24,7 +24,13 @@ from within_pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from within_ml.database import DatabaseUrls
-    from within_ml.database.repository import DimensionRepository, LedgerRepository, PinRepository, ScoreRepository
+    from within_ml.database.repository import (
+        AnalysisRepository,
+        DimensionRepository,
+        LedgerRepository,
+        PinRepository,
+        ScoreRepository,
+    )
     from within_ml.features.execution import Limits
     from within_ml.registry import ModelRegistry
 
@@ -76,6 +82,12 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from within_ml.database.repository import ScoreRepository
 
         return ScoreRepository(self._urls().within)
+
+    def analyses(self) -> "AnalysisRepository":
+        """Where the analyses of the scores are published."""
+        from within_ml.database.repository import AnalysisRepository
+
+        return AnalysisRepository(self._urls().within)
 
     def dimensions(self) -> "DimensionRepository":
         """Where the newest state of accounts, campaigns and ads is published."""

@@ -1,15 +1,19 @@
 """Group publishing: what account managers read, in Postgres, one transaction per day."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from within_ml.lake.contracts import CONTRACTS
+from within_ml.lake.store import LakeStore
 from within_pipelines.assets.features import NarrowingConfig
-from within_pipelines.assets.scoring import ad_scores
+from within_pipelines.assets.scoring import ad_score_analysis, ad_scores
 from within_pipelines.metadata import column_schema, counts_table, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
 from within_pipelines.resources import LakeResource, PostgresResource
+
+if TYPE_CHECKING:
+    from within_ml.database.repository import PublishedTable
 
 PUBLISHED_DIMENSIONS = ("accounts", "campaigns", "ads")
 
@@ -29,13 +33,40 @@ def published_scores(
     context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, postgres: PostgresResource
 ) -> dg.MaterializeResult[Any]:
     """Publish each day in its own transaction, so that one that failed leaves the others published."""
-    store, repository = lake.store, postgres.scores()
+    return _published(context, config, lake.store, "ad_scores", postgres.scores())
+
+
+@dg.asset(
+    group_name="publishing",
+    owners=["team:ml"],
+    kinds={"postgres"},
+    partitions_def=DAILY,
+    backfill_policy=BACKFILL_POLICY,
+    deps=[ad_score_analysis],
+    pool="postgres",
+    description="The day's reasons, similar ads and suggestions in Postgres, table ad_score_analysis.",
+    metadata={"dagster/column_schema": column_schema(CONTRACTS["ad_score_analysis"])},
+)
+def published_analysis(
+    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, postgres: PostgresResource
+) -> dg.MaterializeResult[Any]:
+    """Publish each day in its own transaction, so that one that failed leaves the others published."""
+    return _published(context, config, lake.store, "ad_score_analysis", postgres.analyses())
+
+
+def _published(
+    context: dg.AssetExecutionContext,
+    config: NarrowingConfig,
+    store: LakeStore,
+    table: str,
+    repository: "PublishedTable",
+) -> dg.MaterializeResult[Any]:
     scope = config.narrowing().filters()
     total = 0
     with measured() as measurement:
-        version = store.version("ad_scores") or 0
+        version = store.version(table) or 0
         for day in days(context.partition_keys):
-            rows = store.read("ad_scores", {"date": day, **scope}, version=version)
+            rows = store.read(table, {"date": day, **scope}, version=version)
             done = repository.publish(rows, day, lake_version=version, run_id=context.run.run_id, scope=scope)
             context.add_asset_metadata({"dagster/row_count": done.rows}, partition_key=day.isoformat())
             total += done.rows

@@ -1,31 +1,30 @@
 """Group scoring: each ad's prediction for the days after a day, by the model that was asked for."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from within_ml.base import ModelType
 from within_ml.features.catalog import FEATURE_VERSION
 from within_ml.lake.audit import audit, check_share
-from within_ml.lake.contracts import CONTRACTS
+from within_ml.lake.contracts import AD_KEY, CONTRACTS, Contract
 from within_ml.lake.store import LakeStore
 from within_pipelines.assets.features import NarrowingConfig, ad_features
 from within_pipelines.metadata import column_schema, committed, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
 from within_pipelines.resources import LakeResource, RegistryResource
 
-if TYPE_CHECKING:
-    from within_ml.ad_score import AdScorePredictor
-
 BACKFILL_TAG = "dagster/backfill"
 CONTRACT = CONTRACTS["ad_scores"]
+ANALYSIS = CONTRACTS["ad_score_analysis"]
 ROWS_PER_PREDICTION = 100_000
 """Days are predicted together up to about so many rows: an ad's text, the same on most of them, is looked at once."""
 
@@ -69,6 +68,48 @@ def ad_scores(
     return committed(context, commit, measurement, model=config.model, model_versions=", ".join(used))
 
 
+@dg.asset(
+    group_name="scoring",
+    owners=["team:ml"],
+    kinds={"deltalake", "xgboost", "mlflow"},
+    partitions_def=DAILY,
+    backfill_policy=BACKFILL_POLICY,
+    pool="scoring",
+    deps=[ad_scores],
+    description="Why each ad has its score, which ads like it did well, and which changes would raise it.",
+    metadata={"dagster/column_schema": column_schema(ANALYSIS)},
+)
+def ad_score_analysis(
+    context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, models: RegistryResource
+) -> dg.MaterializeResult[Any]:
+    """Analyse each day's ads with the versions that scored them."""
+    store, wanted = lake.store, days(context.partition_keys)
+    with measured() as measurement:
+        store.require_dates("ad_scores", wanted)
+        analysed = _analysed(store, config, wanted, models.registry(), context.run.run_id)
+        commit = store.replace_stream(ANALYSIS.table, analysed, run_id=context.run.run_id, narrowing=config.narrowing())
+    return committed(context, commit, measurement)
+
+
+def _analysed(
+    store: LakeStore, config: NarrowingConfig, wanted: list[date], registry: Any, run_id: str
+) -> Iterator[tuple[date, pa.Table]]:
+    """Rows of a day may be of several versions: those that were scored again, narrowed, by another one."""
+    scope = config.narrowing().filters()
+    for day in wanted:
+        scored = store.read("ad_scores", {"date": day, **scope}, columns=[*AD_KEY, "model_version"])
+        features = store.read("ad_features", {"date": day, **scope})
+        parts = [ANALYSIS.schema.empty_table()]
+        for version in sorted(set(scored["model_version"].to_pylist())):
+            keys = scored.filter(pc.equal(scored["model_version"], version)).select(AD_KEY)
+            rows = features.join(keys, keys=list(AD_KEY), join_type="inner").select(features.column_names)
+            predictor = registry.load(ModelType.AD_SCORE, version)
+            parts.append(
+                told_rows(predictor.analyse, rows, ANALYSIS, version=version, source_versions={}, run_id=run_id)
+            )
+        yield day, pa.concat_tables(parts)
+
+
 def _scored(
     store: LakeStore, config: ScoringConfig, versions: dict[date, str], registry: Any, run_id: str
 ) -> Iterator[tuple[date, pa.Table]]:
@@ -78,7 +119,9 @@ def _scored(
         predictor = registry.load(ModelType.AD_SCORE, version)
         for parts in _together(store, [day for day, _ in group], scope):
             features = pa.concat_tables(parts.values())
-            rows = score_rows(predictor, features, version=version, source_versions=sources, run_id=run_id)
+            rows = told_rows(
+                predictor.score, features, CONTRACT, version=version, source_versions=sources, run_id=run_id
+            )
             yield from ((day, rows.filter(pc.equal(rows["date"], day))) for day in parts)
 
 
@@ -94,37 +137,38 @@ def _together(store: LakeStore, wanted: list[date], scope: dict[str, list[str]])
         yield parts
 
 
-def score_rows(
-    predictor: "AdScorePredictor",
+def told_rows(
+    tell: Callable[[pd.DataFrame], pd.DataFrame],
     features: pa.Table,
+    contract: Contract,
     *,
     version: str,
     source_versions: dict[str, int | None],
     run_id: str,
 ) -> pa.Table:
-    """Rows of ``ad_scores`` for rows of ``ad_features``, audited against the contract.
+    """Rows of a table about ads for rows of ``ad_features``, audited against its contract.
 
     Raises
     ------
     ContractError
-        If a prediction breaks the contract.
+        If what the model tells breaks the contract.
     """
     if not features.num_rows:
-        return CONTRACT.schema.empty_table()
-    scores = pa.Table.from_pandas(predictor.score(features.to_pandas()), preserve_index=False)
-    told = {
+        return contract.schema.empty_table()
+    told = pa.Table.from_pandas(tell(features.to_pandas()), preserve_index=False)
+    lineage = {
         "model_name": ModelType.AD_SCORE.value,
         "model_version": str(version),
         "feature_version": FEATURE_VERSION,
         "source_versions": json.dumps(source_versions, sort_keys=True),
         "run_id": run_id,
     }
-    columns = {name: pa.repeat(value, features.num_rows) for name, value in told.items()}
-    columns |= {name: features[name] for name in features.column_names if name in CONTRACT.names}
-    columns |= {name: scores[name] for name in scores.column_names}
+    columns = {name: pa.repeat(value, features.num_rows) for name, value in lineage.items()}
+    columns |= {name: features[name] for name in features.column_names if name in contract.names}
+    columns |= {name: told[name] for name in told.column_names}
     # A model without intervals or reasons says so by null.
-    columns = {c.name: pa.nulls(features.num_rows, c.type) for c in CONTRACT.columns if c.nullable} | columns
-    rows = pa.table({c.name: pc.cast(columns[c.name], c.type) for c in CONTRACT.columns})
-    result = audit(rows, CONTRACT)
-    check_share(result, CONTRACT, maximum=0.0)
+    columns = {c.name: pa.nulls(features.num_rows, c.type) for c in contract.columns if c.nullable} | columns
+    rows = pa.table({c.name: pc.cast(columns[c.name], c.type) for c in contract.columns})
+    result = audit(rows, contract)
+    check_share(result, contract, maximum=0.0)
     return result.accepted

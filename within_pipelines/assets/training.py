@@ -211,7 +211,7 @@ def ad_score_evaluation(
     partitions_def=AS_OF_MONDAYS,
     pool="training",
     deps=[ad_training_set],
-    description="What each model type and each modality is worth: all fitted alike and judged on the same unseen weeks.",
+    description="What each model type and modality is worth: all fitted alike and judged on the same unseen weeks.",
 )
 def ad_score_comparison(
     context: dg.AssetExecutionContext, config: ComparisonConfig, lake: LakeResource
