@@ -28,7 +28,6 @@ from benchmarks.scale import places, reader
 from within_ml import metrics
 from within_ml.explain.contributions import Contributions, combined, linear_contributions, tree_contributions
 from within_ml.explain.reasons import Reasons, UsualValues, reasons, reasons_json
-from within_ml.explain.similar import SimilarAds
 from within_ml.explain.wording import meaning
 from within_ml.features.catalog import AD_FEATURES
 from within_ml.features.labels import last_trainable
@@ -175,7 +174,6 @@ class Figures:
     error: float
     agreement: float
     shap_difference: float
-    similar: float
     peak: float
     example: str
 
@@ -206,7 +204,7 @@ def measure(train: Part, test: Part, rows: int) -> Figures:
     return Figures(
         rows, len(batch.frame[["headline", "body"]].drop_duplicates()), rows / seconds, rows / full, rows / with_text,
         n / slow, by_size, float(np.abs(values.values.sum(axis=1) + values.expected - values.margin).max()),
-        float((tops[0] == tops[1]).mean()), shap_difference(booster, X[:CHECKED_BY_SHAP], values), similar(train, test),
+        float((tops[0] == tops[1]).mean()), shap_difference(booster, X[:CHECKED_BY_SHAP], values),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, told[0],
     )  # fmt: skip
 
@@ -218,16 +216,6 @@ def shap_difference(booster: Any, X: np.ndarray, values: Any) -> float:
     explainer = shap.TreeExplainer(booster, feature_perturbation="tree_path_dependent")
     theirs = explainer.shap_values(X.astype(np.float32), check_additivity=True)
     return float(np.abs(theirs - values.values[: len(X)]).max())
-
-
-def similar(train: Part, test: Part) -> float:
-    """Seconds for 1,000 texts beside as many candidates as there are, at most 20,000."""
-    keys = ["platform", "account_id", "campaign_id", "ad_id"]
-    model = SimilarAds(quantile=0.0).fit(
-        train.frame["headline"].tolist(), train.y, train.w, train.frame[keys], train.frame["date"]
-    )
-    few = test.take(1_000)
-    return best_of(2, lambda: model.find(few.frame["headline"].tolist(), keys=few.frame[keys]))[0]
 
 
 def page(figures: Figures, models: list[tuple[str, int, float]], options: argparse.Namespace, n_train: int) -> str:
@@ -252,7 +240,6 @@ def page(figures: Figures, models: list[tuple[str, int, float]], options: argpar
         [f"same top reason as by pred_contribs, {CHECKED:,} rows", "100 %", f"{figures.agreement:.2%}"],
         [f"difference from shap's TreeExplainer, {CHECKED_BY_SHAP} rows", "≤ 1e-4", f"{figures.shap_difference:.0e}"],
         ["log-loss lost against the best larger model", "< .0005", f"{lost:.5f}"],
-        ["similar ads of 1,000 texts, seconds", "≤ 2", f"{figures.similar:.2f}"],
     ]  # fmt: skip
     return f"""# Reasons for every scored ad
 

@@ -15,7 +15,7 @@ from within_ml.lake.store import LakeStore
 # The benchmarks are no installed package: they run from the repository's root, which pytest does not put on the path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import nightly, reasons, scale, upworthy, usual_way
+from benchmarks import nightly, reasons, scale, similar_ads, upworthy, usual_way
 from benchmarks.measuring import StepFailedError, run_step
 
 START, DAYS = date(2024, 1, 1), 35
@@ -88,3 +88,7 @@ class TestRuns:
         options = reasons.parser().parse_args(["--accounts", "3", "--days", "60", "--rows", "2500"])
         page = reasons.run(options, results=tmp_path).read_text()
         assert "| same top reason as by pred_contribs, 2,000 rows | 100 % | 100.00% |" in page
+
+    def test_similar_ads_of_a_few_texts(self, tmp_path):
+        page = similar_ads.run(500, 20, results=tmp_path).read_text()
+        assert "| fit | 1,000 rows, 500 candidates |" in page

@@ -30,8 +30,8 @@ ROWS_PER_CHUNK = 100_000
 """Woodelf looks at each tree once per batch, so large batches are cheap; its memory grows with them."""
 
 MIN_BATCH = 2_000
-"""Fewer rows than this are explained faster by xgboost itself: at 2 to 8 levels of depth the two meet between
-2,000 and 1,100 rows, whatever the number of trees (measured by `benchmarks.reasons`)."""
+"""About here xgboost, row by row, and woodelf, whose cost hardly depends on the rows, take equally long: at a depth of
+4 and less between 1,900 and 2,300 rows, at 8 near 900, whatever the number of trees (see `benchmarks.reasons`)."""
 
 CHECKED_ROWS = 200
 
