@@ -47,6 +47,7 @@ def estimate_level(
     periods: ArrayLike | None = None,
     *,
     period_sd: float = 0.0,
+    overdispersion: bool = True,
 ) -> LevelEstimate:
     """Estimate the shift of each period and of periods to come.
 
@@ -60,6 +61,8 @@ def estimate_level(
         Number of each row's period (a week), in order of time; None takes all rows as one.
     period_sd : float
         What a longer history has shown of ``period_sd``; a few periods that happen to agree are not believed beyond it.
+    overdispersion : bool
+        False takes ``dispersion`` as 1: every impression independent.
 
     Notes
     -----
@@ -80,8 +83,7 @@ def estimate_level(
     clicks: FloatArray = np.bincount(place, weights=w * y).astype(np.float64)
     shifts = _shifts(margin, w, place, clicks)
     p = expit(margin + shifts[place])
-    spread = w * (y - p) ** 2 / np.maximum(p * (1 - p), _VARIANCE_FLOOR)
-    dispersion = max(1.0, float(spread.sum()) / max(margin.size - clicks.size, 1))
+    dispersion = _dispersion(p, y, w, clicks.size) if overdispersion else 1.0
     within: FloatArray = dispersion / (clicks + 0.5)
     between = max(_between_variance(shifts, within) * _inflation(shifts), period_sd**2)
     weight = 1 / (within + between)
@@ -94,6 +96,15 @@ def estimate_level(
         period_sd=float(np.sqrt(between)),
         dispersion=dispersion,
     )
+
+
+def _dispersion(p: FloatArray, y: FloatArray, w: FloatArray, periods: int) -> float:
+    """Pearson's estimate, corrected where a few clicks on rates near 0 make up all of it (Fletcher 2012, Biometrika 99)."""
+    variance = np.maximum(p * (1 - p), _VARIANCE_FLOOR)
+    pearson = float((w * (y - p) ** 2 / variance).sum()) / max(p.size - periods, 1)
+    # Deviation: the correction may only lower; where hardly a click was expected it would divide by nothing.
+    sparse = max(0.0, float(((1 - 2 * p) * (y - p) / variance).mean()))
+    return max(1.0, pearson / (1 + sparse))
 
 
 def _inflation(shifts: FloatArray) -> float:

@@ -5,76 +5,88 @@ Only the map for one population is here; maps per group or region, and the choic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any, Self
+import logging
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import BSpline
-from scipy.optimize import minimize
-from scipy.special import expit, logit
-from sklearn.base import BaseEstimator
+from numpy.typing import NDArray
 
-from within_ml.calibration.level import estimate_level
-from within_ml.errors import InputError, ModelFormatError, NotFittedError
-from within_ml.metrics import check_rates
+from within_ml.calibration.ispline import quantile_knots
+from within_ml.calibration.log_odds import CalibrationMethod, LogOddsCalibrator, OutOfRange
+from within_ml.errors import InputError
+
+__all__ = ["CalibrationMethod", "OutOfRange", "SplineCalibrator", "SplineParameters"]
 
 FloatArray = NDArray[np.float64]
 
-_PROBABILITY_FLOOR = 1e-12
-_MAX_BINS = 2_000
+logger = logging.getLogger(__name__)
 
 
-class CalibrationMethod(StrEnum):
-    """What the evidence allowed to fit."""
+@dataclass(frozen=True, slots=True)
+class SplineParameters:
+    """A fitted map: ``logit(p') = start + ∫ slope`` from the first knot to ``logit(p) + shift``.
 
-    SPLINE = "spline"
-    LEVEL = "level"
-    IDENTITY = "identity"
+    ``slopes`` are coefficients of the slope's B-spline of order ``slope_order`` on ``knots``; of ``method`` beta they
+    are the factors of ln p and -ln(1 - p), and there are no knots. ``roughness`` and ``distance`` are the strengths of
+    the penalty (means by evidence where the data chose), ``dispersion`` what impressions were divided by.
+    """
+
+    method: CalibrationMethod
+    shift: float
+    start: float
+    knots: tuple[float, ...]
+    slopes: tuple[float, ...]
+    slope_order: int
+    roughness: float
+    distance: float
+    dispersion: float
 
 
-class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
+class SplineCalibrator(LogOddsCalibrator):
     """Strictly increasing calibration: ``logit(p') = start + ∫ slope``, the slope a positive B-spline.
 
     The integral of a B-spline with positive coefficients is an I-spline (Ramsay 1988, "Monotone Regression Splines in
     Action", Statistical Science 3). Coefficients that are all 1 give slope 1, so that the identity is inside the
     family and the penalty can pull towards it::
 
-        Σ w/φ · log-loss  +  regularization · ( Σ (sₖ - sₖ₊₁)²  +  0.1 Σ (sₖ - 1)² )
+        Σ w/φ · log-loss  +  a Σ (sₖ - sₖ₊₁)²  +  b mean (sₖ - 1)²
 
-    φ is the dispersion (Pearson χ² over degrees of freedom, at least 1): ads differ by more than binomial chance, and
-    without it a few hundred of them with thousands of impressions each would look like certainty.
+    By default maps of twenty pairs (a, b) are averaged by their evidence: straight where the data show a line, bent
+    where they show bends. φ is the dispersion (Pearson χ² over degrees of freedom, at least 1): ads differ by more than
+    binomial chance, and without it a few hundred of them with thousands of impressions each would look like certainty.
 
     Parameters
     ----------
     n_knots : int
         Knots including both ends.
     knot_spacing : {"quantile", "uniform"}
-        Knots at quantiles of the prediction by impressions, or evenly over its range on the log-odds scale.
+        Knots at quantiles of the prediction, half by impressions and half by what they tell, or evenly over its range
+        on the log-odds scale.
     spline_order : int
         Order (degree + 1) of the I-spline; its slope has one less.
-    regularization : float
-        Strength of the penalty above.
+    regularization : float, optional
+        One strength r for ``r · (Σ (sₖ - sₖ₊₁)² + 0.1 Σ (sₖ - 1)²)`` in place of the average.
     monotone : bool
         True keeps the slope at ``min_slope`` or more; False leaves it free, and ties or inversions may come.
     min_slope : float
         Smallest slope, on the log-odds scale.
     min_clicks : float
-        With fewer clicks than this only the level is shifted, see ``method_``.
+        With fewer clicks than this (or fewer misses) beta calibration is fitted instead, see ``method_``; a line at
+        level WARNING says so.
+    overdispersion : bool
+        Whether rows may differ by more than binomial chance; False takes every impression as independent (φ = 1), so
+        that a row of n is n rows of one.
+    out_of_range : OutOfRange
+        What becomes of predictions outside those of the fit.
 
     Attributes
     ----------
     method_ : CalibrationMethod
-        ``spline``; ``level`` (few clicks or a constant prediction: a shrunken shift of the log-odds); ``identity`` (no
-        impressions at all).
-    shift_ : float
-        Shift of the log-odds, the part of the level that can be expected to last.
-    knots_, start_, slopes_ : array, float, array
-        The spline that follows the shift: knots on the log-odds scale, value at the first one, coefficients of the
-        slope. Outside the knots it goes on as a straight line with the slope of the end.
-    dispersion_ : float
-        φ.
+        ``spline``; ``beta`` (few clicks, or few different predictions); ``level`` (a constant prediction: a shrunken
+        shift of the log-odds); ``identity`` (no rows). Of several classes the least of theirs.
+    shift_, start_, slopes_, knots_, dispersion_, low_, high_, curve_, calibrators_, classes_
+        See `LogOddsCalibrator` and `get_spline_parameters`. Outside the knots the map goes on as a straight line with
+        the slope of the end.
 
     Examples
     --------
@@ -86,16 +98,20 @@ class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
     array([0.01, 0.02])
     """
 
-    def __init__(
+    _name = "spline calibration"
+
+    def __init__(  # noqa: PLR0913 - scikit-learn's convention: one argument per hyperparameter
         self,
         *,
-        n_knots: int = 8,
+        n_knots: int = 12,
         knot_spacing: str = "quantile",
         spline_order: int = 3,
-        regularization: float = 10.0,
+        regularization: float | None = None,
         monotone: bool = True,
         min_slope: float = 0.1,
         min_clicks: float = 150.0,
+        overdispersion: bool = True,
+        out_of_range: OutOfRange | str = OutOfRange.EXTRAPOLATE,
     ) -> None:
         self.n_knots = n_knots
         self.knot_spacing = knot_spacing
@@ -104,193 +120,57 @@ class SplineCalibrator(BaseEstimator):  # type: ignore[misc]
         self.monotone = monotone
         self.min_slope = min_slope
         self.min_clicks = min_clicks
+        self.overdispersion = overdispersion
+        self.out_of_range = out_of_range
 
-    def fit(
-        self,
-        y_pred: ArrayLike,
-        y_true: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        periods: ArrayLike | None = None,
-        period_sd: float = 0.0,
-    ) -> Self:
-        """Fit the map from raw predictions to observed rates.
+    def get_spline_parameters(self, *, column: int = 0) -> SplineParameters:
+        """Return the fitted map as a record.
 
         Parameters
         ----------
-        y_pred : array-like, shape (n,)
-            Raw probabilities, on rows that the model was not fitted on.
-        y_true : array-like, shape (n,)
-            Observed rates in [0, 1].
-        sample_weight : array-like, shape (n,), optional
-            Impressions.
-        periods : array-like, shape (n,), optional
-            Label of each row's week. The shape is then learned within weeks, and the level is shifted only as far as
-            the weeks agree on it (see `level`), since one week's shock is not the next one's.
-        period_sd : float
-            What a longer history has shown of the spread of the weeks' levels, on the log-odds scale.
-
-        Raises
-        ------
-        InputError
-            If a shape or range is wrong, or a constructor argument is.
-        """
-        self._check_parameters()
-        y, p, w = check_rates(y_true, y_pred, sample_weight)
-        kept = w > 0
-        x, y, w = _log_odds(p)[kept], y[kept], w[kept]
-        self.knots_, self.slopes_, self.start_ = np.zeros(0), np.ones(0), 0.0
-        self.shift_, self.dispersion_ = 0.0, 1.0
-        self.method_ = CalibrationMethod.IDENTITY
-        if x.size == 0:
-            return self
-        self.method_ = CalibrationMethod.LEVEL
-        weeks = None if periods is None else np.asarray(periods)[kept]
-        level = estimate_level(x, y, w, weeks, period_sd=period_sd)
-        self.shift_, self.dispersion_ = level.shrunk, level.dispersion
-        few = min(w @ y, w @ (1 - y)) < self.min_clicks
-        if not few and np.unique(x).size >= 2 * self.n_knots:
-            self.method_ = CalibrationMethod.SPLINE
-            self._fit_spline(*_binned(x + level.by_row, y, w / self.dispersion_))
-        return self
-
-    def transform(self, y_pred: ArrayLike) -> FloatArray:
-        """Return calibrated probabilities, shape (n,); of two different inputs the larger stays the larger.
-
-        Inputs nearer to 0 or 1 than 1e-12 are taken as that near.
+        column : int
+            Which class of several.
 
         Raises
         ------
         NotFittedError
             If `fit` was not called.
         """
-        if not hasattr(self, "method_"):
-            raise NotFittedError("SplineCalibrator must be fitted before it transforms; call fit first.")
-        p = np.asarray(y_pred, dtype=np.float64)
-        if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-            raise InputError(f"y_pred must be probabilities in [0, 1] of shape (n,), however: shape {p.shape}.")
-        calibrated: FloatArray = expit(self._map(_log_odds(p)))
-        return calibrated
+        one = self._column(column)
+        return SplineParameters(
+            method=one.method_,
+            shift=float(one.shift_),
+            start=float(one.start_),
+            knots=tuple(one.knots_.tolist()),
+            slopes=tuple(one.slopes_.tolist()),
+            slope_order=self.spline_order - 1,
+            roughness=one.roughness_,
+            distance=one.distance_,
+            dispersion=float(one.dispersion_),
+        )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return parameters and fitted state as JSON values; floats survive JSON exactly."""
-        return {
-            "parameters": self.get_params(),
-            "method": str(self.method_),
-            "shift": float(self.shift_),
-            "start": float(self.start_),
-            "dispersion": float(self.dispersion_),
-            "knots": self.knots_.tolist(),
-            "slopes": self.slopes_.tolist(),
-        }
+    def _fit_map(self, x: FloatArray, y: FloatArray, w: FloatArray, clicks: float) -> None:
+        if clicks < self.min_clicks or x.size < 2 * self.n_knots:
+            logger.warning(
+                "%s: %.0f clicks or misses (a spline needs %g) on %d different predictions (it needs %d): "
+                "beta calibration instead",
+                self._name, clicks, self.min_clicks, x.size, 2 * self.n_knots,
+            )  # fmt: skip
+            self._fit_slopes(CalibrationMethod.BETA, x, y, w)
+            return
+        self.knots_ = quantile_knots(x, w, self.n_knots)
+        if self.knot_spacing == "uniform":
+            self.knots_ = np.linspace(x[0], x[-1], self.n_knots)
+        self._fit_slopes(CalibrationMethod.SPLINE, x, y, w)
 
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Restore what `to_dict` gave.
-
-        Raises
-        ------
-        ModelFormatError
-            If a field is missing or of the wrong kind.
-        """
-        try:
-            calibrator = cls(**state["parameters"])
-            calibrator.method_ = CalibrationMethod(state["method"])
-            calibrator.shift_, calibrator.start_ = float(state["shift"]), float(state["start"])
-            calibrator.dispersion_ = float(state["dispersion"])
-            calibrator.knots_ = np.array(state["knots"], dtype=np.float64)
-            calibrator.slopes_ = np.array(state["slopes"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFormatError(f"The state of a SplineCalibrator is not as it was saved ({error}).") from error
-        return calibrator
+    def _lowest_slope(self, method: CalibrationMethod) -> float | None:
+        return self.min_slope if self.monotone or method is not CalibrationMethod.SPLINE else None
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         if self.knot_spacing not in ("quantile", "uniform"):
             raise InputError(f"knot_spacing must be 'quantile' or 'uniform', however: {self.knot_spacing!r}.")
-        if self.n_knots < 2 or self.spline_order < 2 or self.regularization <= 0 or not 0 < self.min_slope <= 1:
+        if self.n_knots < 2 or self.spline_order < 2:
             raise InputError(
-                "n_knots and spline_order must be at least 2, regularization above 0 and min_slope in (0, 1], however: "
-                f"{self.n_knots}, {self.spline_order}, {self.regularization}, {self.min_slope}."
+                f"n_knots and spline_order must be at least 2, however: {self.n_knots}, {self.spline_order}."
             )
-
-    def _fit_spline(self, x: FloatArray, y: FloatArray, w: FloatArray) -> None:
-        self.knots_ = _knots(x, w, self.n_knots, self.knot_spacing)
-        basis = self._integrated_basis(x)
-        n = basis.shape[1]
-
-        def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-            eta = theta[0] + basis @ theta[1:]
-            steps, distance = np.diff(theta[1:]), theta[1:] - 1
-            loss = w @ (np.logaddexp(0.0, eta) - y * eta)
-            penalty = self.regularization * (steps @ steps + 0.1 * distance @ distance)
-            residual = w * (expit(eta) - y)
-            pull = 0.2 * distance
-            pull[1:] += 2 * steps
-            pull[:-1] -= 2 * steps
-            gradient = np.concatenate([[residual.sum()], basis.T @ residual + self.regularization * pull])
-            return float(loss + penalty), gradient
-
-        start = np.concatenate([self.knots_[:1], np.ones(n)])
-        lowest = self.min_slope if self.monotone else None
-        result = minimize(
-            objective,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(None, None), *[(lowest, None)] * n],
-            options={"maxiter": 1000, "ftol": 1e-11, "gtol": 1e-6},
-        )
-        self.start_, self.slopes_ = float(result.x[0]), result.x[1:]
-
-    def _slope_spline(self, slopes: FloatArray) -> BSpline:
-        degree = self.spline_order - 2
-        padded = np.concatenate([np.repeat(self.knots_[0], degree), self.knots_, np.repeat(self.knots_[-1], degree)])
-        return BSpline(padded, slopes, degree)
-
-    def _integrated_basis(self, x: FloatArray) -> FloatArray:
-        """Integral from the first knot to x of each slope's B-spline, with straight ends; shape (n, coefficients)."""
-        n = self.knots_.size + self.spline_order - 3
-        first, last = self.knots_[0], self.knots_[-1]
-        inside = np.clip(x, first, last)
-        basis = np.empty((x.size, n))
-        for k, unit in enumerate(np.eye(n)):
-            integral = self._slope_spline(unit).antiderivative()
-            basis[:, k] = integral(inside) - integral(first)
-        basis[:, 0] += np.minimum(x - first, 0.0)
-        basis[:, -1] += np.maximum(x - last, 0.0)
-        return basis
-
-    def _map(self, x: FloatArray) -> FloatArray:
-        x = x + self.shift_
-        if self.method_ is not CalibrationMethod.SPLINE:
-            return x
-        return self.start_ + self._integrated_basis(x) @ self.slopes_
-
-
-def _log_odds(p: FloatArray) -> FloatArray:
-    clipped: FloatArray = logit(np.clip(p, _PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR))
-    return clipped
-
-
-def _binned(x: FloatArray, y: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Sum neighbours into at most `_MAX_BINS` rows; the map is smooth, so that nothing but time is lost."""
-    if x.size <= _MAX_BINS:
-        return x, y, w
-    order = np.argsort(x, kind="stable")
-    starts = np.linspace(0, x.size, _MAX_BINS, endpoint=False).astype(np.int64)
-    weight = np.add.reduceat(w[order], starts)
-    return np.add.reduceat((w * x)[order], starts) / weight, np.add.reduceat((w * y)[order], starts) / weight, weight
-
-
-def _knots(x: FloatArray, w: FloatArray, n_knots: int, spacing: str) -> FloatArray:
-    if spacing == "uniform":
-        return np.linspace(x.min(), x.max(), n_knots)
-    order = np.argsort(x, kind="stable")
-    share = np.cumsum(w[order]) / w.sum()
-    inner = np.interp(np.linspace(0, 1, n_knots)[1:-1], share, x[order])
-    knots = np.unique(np.concatenate([[x.min()], inner, [x.max()]]))
-    # Knots that nearly coincide would make slopes that nothing can tell apart.
-    kept = np.concatenate([[True], np.diff(knots) > 1e-6 * (knots[-1] - knots[0])])
-    kept[-1] = True
-    result: FloatArray = knots[kept]
-    return result
