@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator
 from within_ml.calibration.neighbours import morans_i
 from within_ml.calibration.region_table import GEO_LEVELS, RegionTable
 from within_ml.calibration.regional_field import Field, Prior, estimate_field
-from within_ml.calibration.seasons import Season, days_of
+from within_ml.calibration.seasons import CLEARLY, Season, days_of
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.metrics import check_rates, row_log_loss
 
@@ -43,7 +43,10 @@ _COVARIATE = "log_population"
 
 @dataclass(frozen=True, slots=True)
 class Covariate:
-    """A covariate on trial: whether it was kept, and the log-loss per impression it saves on rows held out."""
+    """A covariate on trial: whether it was kept, and the log-loss per impression it saves on rows held out.
+
+    Both figures are 0 where the data did not allow a trial.
+    """
 
     kept: bool
     gain: float
@@ -81,7 +84,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
     covariates_ : dict of str to Covariate
         "log_population" (the log density where every region has the same area) and "season" (two annual harmonics; on
         trial only where ``dates`` span a year): kept only where log-loss on held-out regions, or held-out stretches of
-        time, falls by more than its standard error.
+        time, falls by more than two of its standard errors.
     moran_before_, moran_after_ : float
         Moran's I of the regions' standardised residuals without and with the offsets; NaN below three regions.
     dispersion_ : float
@@ -337,7 +340,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         gain = (losses[0] - losses[1])[places]
         error = float(gain.std(ddof=1) * np.sqrt(gain.size))
         total = float(self.impressions_[places].sum())
-        return Covariate(bool(gain.sum() > error), float(gain.sum()) / total, error / total)
+        return Covariate(bool(gain.sum() > CLEARLY * error), float(gain.sum()) / total, error / total)
 
     def _keep(self, rows: _Rows, found: _Found, heard: NDArray[np.bool_], free: list[str]) -> None:
         field = found.field

@@ -36,6 +36,7 @@ _ROUNDS = 2
 _BINS = 2_000
 _PROBABILITY_FLOOR = 1e-12
 _NEVER = 1e300
+_LARGEST_MARGIN = 30.0
 _PER_NODE = ("own", "offset", "standard_error", "impressions", "clicks")
 
 
@@ -126,7 +127,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            If a shape or range is wrong, or a constructor argument is.
+            If a shape or range is wrong, nothing has weight, or a constructor argument is impossible.
         """
         self._check_parameters()
         y, p, w = check_rates(y, X, sample_weight)
@@ -135,12 +136,14 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         weeks = None if periods is None else pd.factorize(np.asarray(periods), sort=True)[0]
         if weeks is not None:
             _check_length("periods", weeks.size, y.size)
+        if not w.sum() > 0:
+            raise InputError(f"HierarchicalCalibrator needs rows with impressions, however: {y.size} rows without any.")
         kept = w > 0
         p, y, w, known, weeks = p[kept], y[kept], w[kept], node[kept], None if weeks is None else weeks[kept]
         self.global_calibrator_ = self._global().fit(p, y, w, periods=weeks, period_sd=period_sd)
-        found, offset = None, np.zeros(y.size)
-        for _ in range(_ROUNDS if y.size else 0):
-            margin = logit(self.global_calibrator_.transform(p))
+        offset = np.zeros(y.size)
+        for _ in range(_ROUNDS):
+            margin = np.clip(logit(self.global_calibrator_.transform(p)), -_LARGEST_MARGIN, _LARGEST_MARGIN)
             shift = 0.0 if weeks is None else estimate_level(margin + offset, y, w, weeks, period_sd=period_sd).by_row
             found = self._intercepts(margin + shift, y, w, known)
             offset = found.offset[known]
@@ -280,11 +283,8 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter
         )
 
-    def _keep(self, found: Intercepts | None, y: FloatArray, w: FloatArray, node: IntArray) -> None:
+    def _keep(self, found: Intercepts, y: FloatArray, w: FloatArray, node: IntArray) -> None:
         size, levels = self.tree_.size, self.tree_.levels
-        zero = np.zeros(size)
-        if found is None:
-            found = Intercepts(zero, zero, zero, np.zeros(len(levels)), 1.0)
         self.variances_ = dict(zip(levels, found.variances.tolist(), strict=True))
         self.dispersion_ = found.dispersion
         self.nodes_ = {
@@ -316,9 +316,9 @@ def _without_groups(
     x = logit(np.clip(p, _PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR))
     order = np.lexsort((x, week))
     starts = np.flatnonzero(np.append(True, np.diff(week[order]) != 0))
-    bins = max(1, -(-p.size // max(1, _BINS)))
+    rows_per_bin = -(-p.size // _BINS)
     rank = np.arange(p.size) - np.repeat(starts, np.diff(np.append(starts, p.size)))
-    first = np.flatnonzero(rank % bins == 0)
+    first = np.flatnonzero(rank % rows_per_bin == 0)
     total, clicked, moment = (np.add.reduceat(values[order], first) for values in (weight, clicks, weight * x))
     rate = np.clip(clicked / total, 0.0, 1.0)
     return expit(moment / total), rate, total, None if weeks is None else week[order][first]

@@ -127,6 +127,7 @@ def _paths(frame: pd.DataFrame) -> NDArray[np.object_]:
 def _tells_apart(groups: NDArray[np.object_], units: NDArray[np.object_]) -> bool:
     """Whether a level makes several groups and is not the spatial level under another name."""
     pairs = pd.DataFrame({"group": pd.factorize(groups)[0], "unit": pd.factorize(units)[0]}).drop_duplicates()
+    pairs = pairs[pairs["group"] >= 0]
     counts = pairs["group"].nunique(), pairs["unit"].nunique()
     return counts[0] > 1 and not counts[0] == counts[1] == len(pairs)
 
