@@ -2,9 +2,9 @@
 
     python -m benchmarks.hierarchical_calibration [--seeds 20]
 
-20 accounts × 6 campaigns × 5 ad groups; traffic of the ad groups by Zipf's law in random order; the log-odds of the truth
-are a bent function of the raw prediction's plus a normal intercept per account, campaign and ad group. Every method sees
-the same rows and is judged by the divergence of its rates from the true ones on fresh rows, per impression.
+20 accounts × 6 campaigns × 5 ad groups; traffic of the ad groups by Zipf's law in random order; the log-odds of the
+truth are a bent function of the raw prediction's plus a normal intercept per account, campaign and ad group. Every
+method sees the same rows and is judged by the divergence of its rates from the true ones on fresh rows, per impression.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from within_ml.calibration.spline import SplineCalibrator
 ACCOUNTS, CAMPAIGNS, AD_GROUPS = 20, 6, 5
 LEVELS = ("account_id", "campaign_id", "ad_group_id")
 EFFECTS = {"strong (.5, .3, .2)": (0.5, 0.3, 0.2), "weak (.2, .1, .1)": (0.2, 0.1, 0.1), "none": (0.0, 0.0, 0.0)}
-SEEDS, ROWS, IMPRESSIONS = 20, 6_000, 1_000_000
+SEEDS, ROWS, IMPRESSIONS = 20, 6_000, (1_000_000, 20_000_000)
 OURS = "HierarchicalCalibrator"
 
 
@@ -83,16 +84,20 @@ def platt(seen: Rows, new: Rows) -> np.ndarray:
     labels = np.repeat([1, 0], seen.p.size)
     if not 0 < seen.w @ seen.y < seen.w.sum():
         return np.full(new.p.size, np.average(seen.y, weights=seen.w))
-    return LogisticRegression(C=1.0, max_iter=200).fit(x, labels, sample_weight=w).predict_proba(logit(new.p)[:, None])[:, 1]
+    return (
+        LogisticRegression(C=1.0, max_iter=200)
+        .fit(x, labels, sample_weight=w)
+        .predict_proba(logit(new.p)[:, None])[:, 1]
+    )
 
 
-def per_group(method: Callable[[Rows, Rows], np.ndarray]) -> Callable[[Rows, Rows], np.ndarray]:
-    """The method on each ad group alone; a group that was not seen gets the map for all."""
+def per_group(method: Callable[[Rows, Rows], np.ndarray], *, ad_groups: int = 1) -> Callable[[Rows, Rows], np.ndarray]:
+    """The method on each ``ad_groups`` neighbouring ad groups alone; one that was not seen gets the map for all."""
 
     def predict(seen: Rows, new: Rows) -> np.ndarray:
         p = method(seen, new)
-        for group in np.unique(new.group):
-            there, asked = seen.group == group, new.group == group
+        for group in np.unique(new.group // ad_groups):
+            there, asked = seen.group // ad_groups == group, new.group // ad_groups == group
             if there.any():
                 p[asked] = method(_of(seen, there), _of(new, asked))
         return p
@@ -105,13 +110,19 @@ def _of(rows: Rows, there: np.ndarray) -> Rows:
 
 
 def hierarchical(seen: Rows, new: Rows) -> np.ndarray:
-    return HierarchicalCalibrator(hierarchy_levels=LEVELS).fit(seen.p, seen.y, seen.groups, seen.w).transform(new.p, new.groups)
+    return (
+        HierarchicalCalibrator(hierarchy_levels=LEVELS)
+        .fit(seen.p, seen.y, seen.groups, seen.w)
+        .transform(new.p, new.groups)
+    )
 
 
 METHODS: dict[str, Callable[[Rows, Rows], np.ndarray]] = {
     OURS: hierarchical,
     "global spline": spline,
     "global isotonic": isotonic,
+    "isotonic per account": per_group(isotonic, ad_groups=CAMPAIGNS * AD_GROUPS),
+    "Platt per account": per_group(platt, ad_groups=CAMPAIGNS * AD_GROUPS),
     "isotonic per ad group": per_group(isotonic),
     "Platt per ad group": per_group(platt),
 }
@@ -145,42 +156,61 @@ def scale(rows: int) -> tuple[float, float, dict[str, float]]:
     return fitted - start, time.process_time() - fitted, calibrator.variances_
 
 
-def page(seeds: int, rows: int, impressions: int, scale_rows: int) -> str:
+def page(seeds: int, rows: int, impressions: tuple[int, ...], scale_rows: int) -> str:
     lines, wrong = [], 0
-    for name, sd in EFFECTS.items():
+    for (name, sd), shown in product(EFFECTS.items(), impressions):
         found: dict[str, list[float]] = {method: [] for method in METHODS}
         for seed in range(seeds):
-            seen, new = world(seed, sd, rows, impressions)
+            seen, new = world(seed, sd, rows, shown)
             for method, predict in METHODS.items():
                 found[method].append(divergence(new, predict(seen, new)))
             wrong += ordered(seen, new)
         mean = {method: float(np.mean(values)) for method, values in found.items()}
         best = np.min([found[m] for m in METHODS if m != OURS], axis=0)
-        ratio, worst = mean[OURS] / min(v for m, v in mean.items() if m != OURS), float(np.max(np.array(found[OURS]) / best))
+        ratio, worst = (
+            mean[OURS] / min(v for m, v in mean.items() if m != OURS),
+            float(np.max(np.array(found[OURS]) / best)),
+        )
         against = np.array(found[OURS]) / np.array(found["global spline"])
-        lines.append([name, *(f"{1e4 * v:.3f}" for v in mean.values()), f"{ratio:.3f}", f"{worst:.3f}", f"{against.max():.3f}"])
-    header = ["effects (standard deviations)", *METHODS, "ours / best other", "worst seed", "worst seed / global spline"]
+        lines.append(
+            [
+                f"{name}, {shown:,} impressions",
+                *(f"{1e4 * v:.3f}" for v in mean.values()),
+                f"{ratio:.3f}",
+                f"{worst:.3f}",
+                f"{against.max():.3f}",
+            ]
+        )
+    header = [
+        "effects (standard deviations)",
+        *METHODS,
+        "ours / best other",
+        "worst seed",
+        "worst seed / global spline",
+    ]
     seconds, transform, variances = scale(scale_rows)
     estimates = ", ".join(f"{name} {v:.3f}" for name, v in variances.items())
     return f"""# Calibration by nested groups, truth known
 
-Written by `python -m benchmarks.hierarchical_calibration --seeds {seeds} --rows {rows} --impressions {impressions}
---scale {scale_rows}`. {machine()}
+Written by `python -m benchmarks.hierarchical_calibration --seeds {seeds} --rows {rows} --impressions
+{" ".join(map(str, impressions))} --scale {scale_rows}`. {machine()}
 
-{ACCOUNTS} accounts × {CAMPAIGNS} campaigns × {AD_GROUPS} ad groups, {rows:,} rows and about {impressions:,} impressions, ad groups' traffic by
-Zipf's law. Mean Kullback-Leibler divergence of the rates from the true ones on fresh rows, per impression, × 10⁴; mean of
-{seeds} seeds. "ours / best other" compares the means, "worst seed" the worst seed with the best other method of that seed.
+{ACCOUNTS} accounts × {CAMPAIGNS} campaigns × {AD_GROUPS} ad groups, {rows:,} rows,
+ad groups' traffic by Zipf's law. Kullback-Leibler divergence of the rates from the true ones on fresh rows, per
+impression, × 10⁴; mean of {seeds} seeds. "ours / best other" compares the means, "worst seed" the worst seed with the
+best other method of that seed.
 
 {table(header, lines)}
 
 Neighbouring predictions within an ad group put in the wrong order or tied, all seeds together: {wrong}.
 
-{scale_rows:,} rows of 4 levels with {scale_rows // 5:,} ads: {seconds:.1f} CPU seconds to fit, {transform:.1f} to transform. Variances found: {estimates}
+{scale_rows:,} rows of 4 levels with {scale_rows // 5:,} ads: {seconds:.1f} CPU seconds to fit, {transform:.1f} to
+transform. Variances found: {estimates}
 (true: .160, .090, .040, .090).
 """
 
 
-def run(seeds: int, rows: int, impressions: int, scale_rows: int, *, results: Path = RESULTS) -> Path:
+def run(seeds: int, rows: int, impressions: tuple[int, ...], scale_rows: int, *, results: Path = RESULTS) -> Path:
     return write_result("hierarchical_calibration.md", page(seeds, rows, impressions, scale_rows), folder=results)
 
 
@@ -188,11 +218,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rows", type=int, default=ROWS, help="rows to calibrate on")
-    parser.add_argument("--impressions", type=int, default=IMPRESSIONS, help="impressions of these rows")
+    parser.add_argument("--impressions", type=int, nargs="+", default=IMPRESSIONS, help="impressions of these rows")
     parser.add_argument("--scale", type=int, default=1_000_000, help="rows of the timing")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     options = parser.parse_args()
-    run(options.seeds, options.rows, options.impressions, options.scale, results=options.results)
+    run(options.seeds, options.rows, tuple(options.impressions), options.scale, results=options.results)
 
 
 if __name__ == "__main__":

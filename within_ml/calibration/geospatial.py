@@ -1,7 +1,7 @@
-"""Calibration by region: offsets that a region shares with its neighbours as far as the data show that neighbours are alike.
+"""Calibration by region: offsets that regions share with their neighbours as far as neighbours are alike.
 
-The estimator is here. The graph is in `neighbours`, the prior in `region_table`, the estimation in `regional_field`, the
-map in `region_map`.
+The estimator is here. The graph is in `neighbours`, the prior in `region_table`, the estimation in `regional_field`,
+the map in `region_map`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Covariate:
 
 
 class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
-    """Offsets of regions on the log-odds scale, with a prior along groups and along neighbours::
+    """Offsets of regions on the log-odds scale, with a prior along groups and along neighbours.
+
+    The model::
 
         logit p' = logit p + level + [β · log population] + country + spatial unit + … + [season]
         spatial unit = σ · (√share · structured + √(1 - share) · unstructured)
@@ -115,7 +117,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         *,
         geo_level: str = "state",
         smoothing_neighbors: int = 5,
-        min_samples_per_region: float = 100.0,
+        min_samples_per_region: float = 30.0,
         fallback_strategy: str = "neighbors",
     ) -> None:
         self.geo_level = geo_level
@@ -424,9 +426,7 @@ class _Rows:
         spread = (self.w * (self.y - p) ** 2 / np.maximum(p * (1 - p), _FLOOR))[there]
         return max(1.0, float(spread.sum()) / max(spread.size - degrees, 1.0))
 
-    def held_out_loss(
-        self, prior: Prior, heard: NDArray[np.bool_], fold: IntArray, found: _Found
-    ) -> FloatArray:
+    def held_out_loss(self, prior: Prior, heard: NDArray[np.bool_], fold: IntArray, found: _Found) -> FloatArray:
         """Log-loss of each region when its offset comes from the other folds, shape (regions,)."""
         precision, pull = self.linearised(found.field.mean, found.dispersion, heard)
         offset = found.field.mean.copy()
@@ -437,7 +437,7 @@ class _Rows:
             )
             offset[out] = trained.mean[out]
         loss = row_log_loss(self.y, self._rates(offset)) * self.w
-        return np.bincount(self.place, weights=loss, minlength=heard.size + 1)[:-1]
+        return np.bincount(self.place, weights=loss, minlength=heard.size + 1)[:-1].astype(np.float64)
 
     def moran(self, offset: FloatArray, weights: FloatArray) -> float:
         """Moran's I of the regions' residuals in units of their binomial standard error."""
@@ -457,7 +457,9 @@ class _Rows:
 
 def _with(prior: Prior, covariate: FloatArray) -> Prior:
     """Add a covariate with a coefficient that is small until shown otherwise (standard deviation 1)."""
-    return Prior({**prior.fixed, _COVARIATE: np.outer(covariate, covariate)}, prior.free, prior.structured, prior.unstructured)
+    return Prior(
+        {**prior.fixed, _COVARIATE: np.outer(covariate, covariate)}, prior.free, prior.structured, prior.unstructured
+    )
 
 
 def _names(regions: ArrayLike, rows: int) -> NDArray[np.object_]:
@@ -465,7 +467,9 @@ def _names(regions: ArrayLike, rows: int) -> NDArray[np.object_]:
     if array.shape != (rows,):
         raise InputError(f"regions must have one value for each of X, shape ({rows},), however: {array.shape}.")
     codes, distinct = pd.factorize(array)
-    return np.append(np.array([str(name) for name in distinct], dtype=object), None)[codes]
+    # The last name stands where -1 points: a row without a region.
+    names: NDArray[np.object_] = np.array([*map(str, distinct), None], dtype=object)[codes]
+    return names
 
 
 def _margin(p: FloatArray) -> FloatArray:

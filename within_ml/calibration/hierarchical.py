@@ -41,7 +41,9 @@ _PER_NODE = ("own", "offset", "standard_error", "impressions", "clicks")
 
 
 class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
-    """A global monotone map plus random intercepts of nested groups, on the log-odds scale::
+    """A global monotone map plus random intercepts of nested groups, on the log-odds scale.
+
+    The model::
 
         logit p' = spline(logit p) + level + account + campaign + ad group + ad
                                      ╰── normal, one variance per level of the hierarchy ──╯
@@ -202,8 +204,8 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         """Return one row per group, from the top level down.
 
         Columns: ``level``; the path, a column per level (None below the group, or where it has no group); ``intercept``
-        of the group itself; ``offset``, the sum from the top down to it, and its ``standard_error``, all on the log-odds
-        scale; ``impressions`` and ``clicks`` of all rows in the group. The rows of unseen groups get
+        of the group itself; ``offset``, the sum from the top down to it, and its ``standard_error``, all on the
+        log-odds scale; ``impressions`` and ``clicks`` of all rows in the group. The rows of unseen groups get
         ``mapping.attrs["level"]``.
         """
         self._check_fitted()
@@ -248,7 +250,9 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
                 calibrator.tree_ = GroupTree.from_arrays(levels, arrays)
                 calibrator.nodes_ = {name: arrays[name] for name in _PER_NODE}
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise ModelFormatError(f"{folder} must hold a saved HierarchicalCalibrator; it does not ({error}).") from error
+            raise ModelFormatError(
+                f"{folder} must hold a saved HierarchicalCalibrator; it does not ({error})."
+            ) from error
         if any(values.shape != (calibrator.tree_.size,) for values in calibrator.nodes_.values()):
             raise ModelFormatError(f"{folder} must hold one value per group of a HierarchicalCalibrator; it does not.")
         return calibrator
@@ -279,9 +283,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         return SplineCalibrator() if self.calibration_method == "spline" else SplineCalibrator(min_clicks=_NEVER)
 
     def _intercepts(self, margin: FloatArray, y: FloatArray, w: FloatArray, node: IntArray) -> Intercepts:
-        return estimate_intercepts(
-            margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter
-        )
+        return estimate_intercepts(margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter)
 
     def _keep(self, found: Intercepts, y: FloatArray, w: FloatArray, node: IntArray) -> None:
         size, levels = self.tree_.size, self.tree_.levels
@@ -291,8 +293,8 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             "own": found.own,
             "offset": found.offset,
             "standard_error": found.standard_error,
-            "impressions": self.tree_.summed(np.bincount(node, weights=w, minlength=size)),
-            "clicks": self.tree_.summed(np.bincount(node, weights=w * y, minlength=size)),
+            "impressions": self.tree_.summed(np.bincount(node, weights=w, minlength=size).astype(np.float64)),
+            "clicks": self.tree_.summed(np.bincount(node, weights=w * y, minlength=size).astype(np.float64)),
         }
 
 

@@ -1,7 +1,7 @@
 """A map of the regions' offsets: real outlines of the US states, points for what has no outline here.
 
-The outlines are projected here (Albers, as on maps of the US Geological Survey) and drawn on plain axes, so that neither
-picture fetches anything from the network.
+The outlines are projected here (Albers, as on maps of the US Geological Survey) and drawn on plain axes, so that
+neither picture fetches anything from the network.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def region_map(regions: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     regions : DataFrame
-        Columns region, state (a path that ends in the state's name, or None), offset, standard_error, impressions, source,
-        latitude, longitude. A region fills the outline whose code is its name or its state's; several regions of one state
-        fill it with their mean by impressions and are drawn as points as well.
+        Columns region, state (a path that ends in the state's name, or None), offset, standard_error, impressions,
+        source, latitude, longitude. A region fills the outline whose code is its name or its state's; several regions
+        of one state fill it with their mean by impressions and are drawn as points as well.
     """
     import plotly.graph_objects as go
 
@@ -75,7 +75,8 @@ def region_map(regions: pd.DataFrame) -> go.Figure:
     for shape in drawn.shapes:
         x, y = (np.concatenate([np.append(ring[:, axis], np.nan) for ring in shape.rings])[:-1] for axis in (0, 1))
         figure.add_scatter(
-            x=x.astype(np.float32), y=y.astype(np.float32), fill="toself", fillcolor=_colour(shape.value, drawn.limit), mode="lines",
+            x=x.astype(np.float32), y=y.astype(np.float32), mode="lines", fill="toself",
+            fillcolor=_colour(shape.value, drawn.limit),
             line={"color": "white", "width": 0.7}, text=shape.text, hoverinfo="text", hoveron="fills", showlegend=False,
             name=shape.text.split("<br>")[0],
         )  # fmt: skip
@@ -114,7 +115,15 @@ def region_map_png(regions: pd.DataFrame) -> bytes:
         axes.add_collection(PolyCollection(list(shape.rings), facecolors=colour, edgecolors="white", linewidths=0.5))
     scale = ScalarMappable(Normalize(-drawn.limit, drawn.limit), f"{_COLOURS}_r")
     points = drawn.points
-    axes.scatter(points["x"], points["y"], c=scale.to_rgba(points["offset"]), s=30, edgecolors="#555555", linewidths=0.5, zorder=3)
+    axes.scatter(
+        points["x"],
+        points["y"],
+        c=scale.to_rgba(points["offset"]),
+        s=30,
+        edgecolors="#555555",
+        linewidths=0.5,
+        zorder=3,
+    )
     axes.autoscale_view()
     axes.set_aspect("equal")
     axes.axis("off")
@@ -142,8 +151,12 @@ class _Drawn:
 
 def _drawn(regions: pd.DataFrame) -> _Drawn:
     """Decide what fills an outline and what is a point, and project both."""
-    by_name = {outline.code: outline for outline in us_outlines()} | {outline.name: outline for outline in us_outlines()}
-    home = [_outline_of(by_name, region, state) for region, state in zip(regions["region"], regions["state"], strict=True)]
+    by_name = {outline.code: outline for outline in us_outlines()} | {
+        outline.name: outline for outline in us_outlines()
+    }
+    home = [
+        _outline_of(by_name, region, state) for region, state in zip(regions["region"], regions["state"], strict=True)
+    ]
     frame = regions.assign(home=home)
     filled = frame.dropna(subset="home").groupby("home")
     several = filled["region"].transform("size").reindex(frame.index).fillna(0) > 1
@@ -161,13 +174,13 @@ def _drawn(regions: pd.DataFrame) -> _Drawn:
         text = _text(inside.iloc[0], outline.name) if len(inside) == 1 else f"{outline.name}<br>{value:+.3f}"
         shapes.append(_Shape(rings, value, text))
     placed = frame[lonely & frame["latitude"].notna() & frame["longitude"].notna()]
-    x, y, text = [], [], []
-    for row in placed.itertuples():
-        at = project(np.array([[row.longitude, row.latitude]]), row.home if isinstance(row.home, str) else "")[0]
-        x.append(at[0])
-        y.append(at[1])
-        text.append(_text(placed.loc[row.Index], str(row.region)))
-    points = pd.DataFrame({"x": x, "y": y, "offset": placed["offset"].to_numpy(), "text": text})
+    at = np.zeros((len(placed), 2))
+    texts = []
+    for k, (_, row) in enumerate(placed.iterrows()):
+        place = np.array([[row["longitude"], row["latitude"]]])
+        at[k] = project(place, row["home"] if isinstance(row["home"], str) else "")[0]
+        texts.append(_text(row, str(row["region"])))
+    points = pd.DataFrame({"x": at[:, 0], "y": at[:, 1], "offset": placed["offset"].to_numpy(), "text": texts})
     limit = float(np.abs(frame["offset"]).max()) if len(frame) else 0.0
     return _Drawn(tuple(shapes), points, max(limit, 1e-3))
 
@@ -203,15 +216,22 @@ def _ring(arcs: Sequence[FloatArray], ring: Sequence[int]) -> FloatArray:
 def _american(degrees: FloatArray, code: str) -> FloatArray:
     """Project as on a usual map of the US: Alaska at a third of its size and Hawaii below the south-west."""
     if code == "US-AK":
-        return 0.35 * _albers(degrees, (55, 65), (-154, 50)) + [-0.31, -0.235]
+        return _albers(degrees, (55, 65), (-154, 50), scale=0.35, shift=(-0.31, -0.235))
     if code == "US-HI":
-        return _albers(degrees, (8, 18), (-157, 3)) + [-0.16, -0.485]
+        return _albers(degrees, (8, 18), (-157, 3), shift=(-0.16, -0.485))
     if code in ("US-PR", "US-VI"):
-        return _albers(degrees, (8, 18), (-66, 3)) + [0.31, -0.48]
+        return _albers(degrees, (8, 18), (-66, 3), shift=(0.31, -0.48))
     return _albers(degrees, (29.5, 45.5), (-96, 37.5))
 
 
-def _albers(degrees: FloatArray, parallels: tuple[float, float], centre: tuple[float, float]) -> FloatArray:
+def _albers(
+    degrees: FloatArray,
+    parallels: tuple[float, float],
+    centre: tuple[float, float],
+    *,
+    scale: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> FloatArray:
     """Albers' equal-area conic projection (Snyder 1987, "Map Projections", p. 100); unit is the radius of the Earth."""
     longitude = (degrees[:, 0] - centre[0] + 180) % 360 - 180
     first, second = np.sin(np.radians(parallels))
@@ -220,13 +240,15 @@ def _albers(degrees: FloatArray, parallels: tuple[float, float], centre: tuple[f
     rho = np.sqrt(c - 2 * n * np.sin(np.radians(degrees[:, 1]))) / n
     top = np.sqrt(c - 2 * n * np.sin(np.radians(centre[1]))) / n
     theta = n * np.radians(longitude)
-    return np.column_stack([rho * np.sin(theta), top - rho * np.cos(theta)])
+    projected: FloatArray = scale * np.column_stack([rho * np.sin(theta), top - rho * np.cos(theta)]) + np.array(shift)
+    return projected
 
 
 def _plain(degrees: FloatArray, code: str) -> FloatArray:
     """Plate carrée in radians; Alaska's islands beyond the date line stay with it."""
     longitude = np.where((degrees[:, 0] > 0) & (code == "US-AK"), degrees[:, 0] - 360, degrees[:, 0])
-    return np.radians(np.column_stack([longitude, degrees[:, 1]]))
+    projected: FloatArray = np.radians(np.column_stack([longitude, degrees[:, 1]]))
+    return projected
 
 
 def _colour(value: float, limit: float) -> str:

@@ -105,7 +105,8 @@ def days_of(dates: ArrayLike, rows: int) -> IntArray:
         raise InputError(f"dates must be days; these are not ({error}).") from error
     if len(stamps) != rows or stamps.hasnans:
         raise InputError(f"dates must have a day for each of X ({rows}), however: {len(stamps) - stamps.isna().sum()}.")
-    return stamps.to_numpy().astype("datetime64[D]").astype(np.int64)
+    days: IntArray = stamps.to_numpy().astype("datetime64[D]").astype(np.int64)
+    return days
 
 
 def _waves(days: IntArray) -> FloatArray:

@@ -137,7 +137,7 @@ class TestCovariates:
         rng = np.random.default_rng(0)
         p, y, regions, w = rows_of(smooth_truth(), rows=60)
         dates = pd.Timestamp("2022-01-01") + pd.to_timedelta(rng.integers(0, 1096, p.size), unit="D")
-        wave = strength * np.cos(2 * np.pi * dates.dayofyear / 365.25)
+        wave = strength * np.cos(2 * np.pi * dates.day_of_year / 365.25)
         y = rng.binomial(w, expit(logit(np.clip(y, 1e-3, 1)) + wave)) / w
         calibrator = fit((p, y, regions, w), dates=dates)
 
@@ -267,7 +267,9 @@ class TestConduct:
 
     @pytest.mark.parametrize("y", [0.0, 1.0])
     def test_one_outcome_alone_leaves_finite_probabilities(self, y):
-        calibrator = GeospatialCalibrator().fit([0.3] * 4, [y] * 4, ["US-TX", "US-OK"] * 2, [90] * 4, region_table=STATES)
+        calibrator = GeospatialCalibrator().fit(
+            [0.3] * 4, [y] * 4, ["US-TX", "US-OK"] * 2, [90] * 4, region_table=STATES
+        )
 
         assert np.isfinite(calibrator.transform([0.3], ["US-TX"])).all()
 
@@ -295,7 +297,12 @@ class TestConduct:
 
     @pytest.mark.parametrize(
         "parameters",
-        [{"geo_level": "planet"}, {"smoothing_neighbors": 0}, {"min_samples_per_region": -1}, {"fallback_strategy": "no"}],
+        [
+            {"geo_level": "planet"},
+            {"smoothing_neighbors": 0},
+            {"min_samples_per_region": -1},
+            {"fallback_strategy": "no"},
+        ],
     )
     def test_impossible_parameters_are_refused(self, parameters):
         with pytest.raises(InputError, match=next(iter(parameters))):

@@ -26,7 +26,9 @@ def agency(seed=0, *, accounts=20, campaigns=6, rows=4000, impressions=500, sd=(
     """Rows of nested groups with known offsets; raw predictions are right but for these."""
     rng = np.random.default_rng(seed)
     account, campaign = rng.integers(0, accounts, rows), rng.integers(0, campaigns, rows)
-    offset = sd[0] * rng.normal(size=accounts)[account] + sd[1] * rng.normal(size=(accounts, campaigns))[account, campaign]
+    offset = (
+        sd[0] * rng.normal(size=accounts)[account] + sd[1] * rng.normal(size=(accounts, campaigns))[account, campaign]
+    )
     p = expit(rng.normal(-4, 0.6, rows))
     truth = expit(logit(p) + offset)
     w = np.full(rows, impressions)
@@ -201,7 +203,7 @@ def test_one_outcome_alone_leaves_finite_probabilities(y):
 
 
 def test_a_column_without_ids_is_no_level():
-    p, y, w, truth, groups = agency(2)
+    p, y, w, _, groups = agency(2)
     groups["campaign_id"] = None
     calibrator = HierarchicalCalibrator(hierarchy_levels=LEVELS).fit(p, y, groups, w)
 
@@ -221,7 +223,9 @@ def test_it_survives_saving_bit_by_bit_in_another_process(fitted, tmp_path):
         "print(json.dumps(C.load(Path(sys.argv[1])).transform(p, groups).tolist()))"
     )
     told = json.dumps([p.tolist(), groups.to_numpy().tolist()])
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], input=told, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], input=told, capture_output=True, text=True, check=True
+    )
 
     assert json.loads(done.stdout) == fitted.transform(p, groups).tolist()
     again = HierarchicalCalibrator.load(tmp_path)
@@ -241,7 +245,9 @@ def test_a_damaged_file_is_refused(fitted, tmp_path, damage):
 def test_inputs_are_untouched_and_columns_may_come_in_any_order(fitted):
     p, y, w, _, groups = agency()
     before = p.copy(), y.copy(), w.copy(), groups.copy()
-    again = HierarchicalCalibrator(hierarchy_levels=LEVELS).fit(p, y, groups[["campaign_id", "account_id"]].assign(z=1), w)
+    again = HierarchicalCalibrator(hierarchy_levels=LEVELS).fit(
+        p, y, groups[["campaign_id", "account_id"]].assign(z=1), w
+    )
 
     assert np.array_equal(again.transform(p, groups), fitted.transform(p, groups))
     assert all(np.array_equal(a, b) for a, b in zip(before, (p, y, w, groups), strict=True))
@@ -252,7 +258,9 @@ def test_no_rows_and_one_row(fitted):
 
     assert fitted.transform([], nothing).shape == (0,)
     assert fitted.transform([0.1], [[1, 2]]).shape == (1,)
-    assert HierarchicalCalibrator(hierarchy_levels=LEVELS).fit([0.1], [0.2], [[1, 2]]).transform([0.1], [[1, 2]]).shape == (1,)
+    assert HierarchicalCalibrator(hierarchy_levels=LEVELS).fit([0.1], [0.2], [[1, 2]]).transform(
+        [0.1], [[1, 2]]
+    ).shape == (1,)
 
 
 @pytest.mark.parametrize(
