@@ -1,6 +1,6 @@
 """What neighbours are worth: offsets of the US states with a known truth, with and without a prior along the map.
 
-    python -m benchmarks.geospatial_calibration [--seeds 24]
+    python -m benchmarks.geospatial_calibration [--seeds 40]
 
 Traffic by population, five states without rows. The true offsets are normal with standard deviation .4: correlated over
 800 km (exponentially; only seeds whose Moran's I is above .3), or independent. Judged by the divergence of each state's
@@ -24,7 +24,9 @@ from within_ml.calibration.neighbours import morans_i, neighbour_weights, on_sph
 from within_ml.calibration.random_intercepts import estimate_intercepts
 from within_ml.lake.simulation.tables import regions_table
 
-SEEDS = 24
+SEEDS, FIRST_SEED = 40, 1000
+"""The calibrator's constants were chosen on seeds below 40; these are others."""
+
 IMPRESSIONS = (30_000, 100_000, 1_000_000)
 SD, SCALE_KM, MORAN, EMPTY, CELLS = 0.4, 800.0, 0.3, 5, 20
 STATES = regions_table().to_pandas()
@@ -77,7 +79,7 @@ def divergences(seen: World, offset: np.ndarray) -> np.ndarray:
 
 def measured(correlated: bool, impressions: int, seeds: int) -> list[object]:
     ours, theirs, told, seconds = [], [], [], []
-    for seed in range(seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         seen = world(seed, correlated, impressions)
         if correlated and morans_i(seen.offset, WEIGHTS) <= MORAN:
             continue
@@ -111,9 +113,10 @@ Written by `python -m benchmarks.geospatial_calibration --seeds {seeds}
 
 50 US states at their capitals, traffic by population, {EMPTY} of them without rows. True offsets: standard deviation
 {SD}, correlated over {SCALE_KM:.0f} km (seeds with Moran's I above {MORAN}) or independent. Kullback-Leibler
-divergence of the states' rates from the true ones, per impression, × 10⁴, weighted by population or equally; the peer is
-shrinkage by random intercepts without neighbours, on the same rows. Ratios of means below 1 are better. CPU seconds are
-those of one fit.
+divergence of the states' rates from the true ones, per impression, × 10⁴, weighted by population or equally; the peer
+is shrinkage by random intercepts without neighbours, on the same rows. Ratios of means below 1 are better. CPU seconds are
+those of one fit. Seeds from {FIRST_SEED} on; the calibrator's constants were chosen on seeds below
+40.
 
 {table(header, lines)}
 """
