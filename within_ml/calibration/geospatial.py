@@ -1,7 +1,7 @@
-"""Calibration by region: offsets that a region shares with its neighbours as far as the data show that neighbours are alike.
+"""Calibration by region: offsets that regions share with their neighbours as far as neighbours are alike.
 
-The estimator is here. The graph is in `neighbours`, the prior in `region_table`, the estimation in `regional_field`, the
-map in `region_map`.
+The estimator is here. The graph is in `neighbours`, the prior in `region_table`, the estimation in `regional_field`,
+the map in `region_map`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator
 
-from within_ml.calibration.neighbours import morans_i
 from within_ml.calibration.region_table import GEO_LEVELS, RegionTable
-from within_ml.calibration.regional_field import Field, Prior, estimate_field
-from within_ml.calibration.seasons import Season, days_of
+from within_ml.calibration.regional_field import Prior
+from within_ml.calibration.regional_rows import FOLDS, Found, RegionRows
+from within_ml.calibration.seasons import CLEARLY, Season, days_of
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
-from within_ml.metrics import check_rates, row_log_loss
+from within_ml.metrics import check_rates
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,10 +32,6 @@ IntArray = NDArray[np.int64]
 FALLBACKS = ("neighbors", "parent", "global")
 """What a region with too few impressions gets: what its neighbours imply, its parent's offset, or the overall level."""
 
-_MAX_ITER = 30
-_LONGEST_STEP = 1.0
-_TOLERANCE = 1e-3
-_FOLDS = 5
 _FLOOR = 1e-12
 _PROBABILITY_FLOOR = 1e-12
 _COVARIATE = "log_population"
@@ -43,7 +39,10 @@ _COVARIATE = "log_population"
 
 @dataclass(frozen=True, slots=True)
 class Covariate:
-    """A covariate on trial: whether it was kept, and the log-loss per impression it saves on rows held out."""
+    """A covariate on trial: whether it was kept, and the log-loss per impression it saves on rows held out.
+
+    Both figures are 0 where the data did not allow a trial.
+    """
 
     kept: bool
     gain: float
@@ -51,7 +50,9 @@ class Covariate:
 
 
 class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
-    """Offsets of regions on the log-odds scale, with a prior along groups and along neighbours::
+    """Offsets of regions on the log-odds scale, with a prior along groups and along neighbours.
+
+    The model::
 
         logit p' = logit p + level + [β · log population] + country + spatial unit + … + [season]
         spatial unit = σ · (√share · structured + √(1 - share) · unstructured)
@@ -81,7 +82,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
     covariates_ : dict of str to Covariate
         "log_population" (the log density where every region has the same area) and "season" (two annual harmonics; on
         trial only where ``dates`` span a year): kept only where log-loss on held-out regions, or held-out stretches of
-        time, falls by more than its standard error.
+        time, falls by more than two of its standard errors.
     moran_before_, moran_after_ : float
         Moran's I of the regions' standardised residuals without and with the offsets; NaN below three regions.
     dispersion_ : float
@@ -112,7 +113,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         *,
         geo_level: str = "state",
         smoothing_neighbors: int = 5,
-        min_samples_per_region: float = 100.0,
+        min_samples_per_region: float = 30.0,
         fallback_strategy: str = "neighbors",
     ) -> None:
         self.geo_level = geo_level
@@ -161,7 +162,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         self.table_ = RegionTable.read(region_table, pd.Index(names[names != None], dtype=object))  # noqa: E711
         kept = w > 0
         place = pd.Index(self.table_.region, dtype=object).get_indexer(pd.Index(names, dtype=object))[kept]
-        rows = _Rows(_margin(p)[kept], y[kept], w[kept], np.where(place < 0, self.table_.region.size, place))
+        rows = RegionRows(_margin(p)[kept], y[kept], w[kept], np.where(place < 0, self.table_.region.size, place))
         self._fit_offsets(rows, None if days is None else days[kept])
         return self
 
@@ -305,7 +306,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         heard: NDArray[np.bool_] = self.impressions_ >= max(self.min_samples_per_region, _FLOOR)
         return heard
 
-    def _fit_offsets(self, rows: _Rows, days: IntArray | None) -> None:
+    def _fit_offsets(self, rows: RegionRows, days: IntArray | None) -> None:
         """Try the covariates one after the other, then estimate with those that were kept."""
         size = self.table_.region.size
         self.impressions_ = np.bincount(rows.place, weights=rows.w, minlength=size + 1)[:-1].astype(np.float64)
@@ -314,7 +315,7 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         found = rows.estimate(prior, heard)
         self.covariates_ = {}
         if days is not None:
-            trial = Season.on_trial(rows.margin + rows.of(found), rows.y, rows.w / found.dispersion, days, folds=_FOLDS)
+            trial = Season.on_trial(rows.margin + rows.of(found), rows.y, rows.w / found.dispersion, days, folds=FOLDS)
             self.covariates_["season"] = Covariate(trial.kept, trial.gain, trial.standard_error)
             self.season_ = trial.season
             rows = rows.shifted(self.season_.effect(days))
@@ -326,20 +327,22 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
             found = rows.estimate(with_population, heard, start=found)
         self._keep(rows, found, heard, [*prior.free])
 
-    def _tried(self, rows: _Rows, heard: NDArray[np.bool_], found: _Found, prior: Prior, richer: Prior) -> Covariate:
+    def _tried(
+        self, rows: RegionRows, heard: NDArray[np.bool_], found: Found, prior: Prior, richer: Prior
+    ) -> Covariate:
         """Compare two priors on regions that are left out, a fifth at a time."""
         places = np.flatnonzero(heard & (self.impressions_ > 0))
-        if places.size < 2 * _FOLDS or not self.table_.log_population.any():
+        if places.size < 2 * FOLDS or not self.table_.log_population.any():
             return Covariate(False, 0.0, 0.0)
         fold = np.full(heard.size, -1)
-        fold[np.random.default_rng(0).permutation(places)] = np.arange(places.size) % _FOLDS
+        fold[np.random.default_rng(0).permutation(places)] = np.arange(places.size) % FOLDS
         losses = [rows.held_out_loss(p, heard, fold, found) for p in (prior, richer)]
         gain = (losses[0] - losses[1])[places]
         error = float(gain.std(ddof=1) * np.sqrt(gain.size))
         total = float(self.impressions_[places].sum())
-        return Covariate(bool(gain.sum() > error), float(gain.sum()) / total, error / total)
+        return Covariate(bool(gain.sum() > CLEARLY * error), float(gain.sum()) / total, error / total)
 
-    def _keep(self, rows: _Rows, found: _Found, heard: NDArray[np.bool_], free: list[str]) -> None:
+    def _keep(self, rows: RegionRows, found: Found, heard: NDArray[np.bool_], free: list[str]) -> None:
         field = found.field
         self.level_ = float(field.parts["level"][0]) if heard.size else 0.0
         spatial = field.parts["spatial"]
@@ -360,101 +363,11 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
         return self.get_region_factors().assign(**columns, state=self.table_.groups[:, 1])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    field: Field
-    dispersion: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Rows with impressions; ``place`` is the number of the row's region, the number of regions where it has none."""
-
-    margin: FloatArray
-    y: FloatArray
-    w: FloatArray
-    place: IntArray
-
-    def shifted(self, shift: FloatArray) -> _Rows:
-        return _Rows(self.margin + shift, self.y, self.w, self.place)
-
-    def of(self, found: _Found) -> FloatArray:
-        """Offset of each row."""
-        level = found.field.parts["level"]
-        result: FloatArray = np.append(found.field.mean, level[0] if level.size else 0.0)[self.place]
-        return result
-
-    def estimate(self, prior: Prior, heard: NDArray[np.bool_], start: _Found | None = None) -> _Found:
-        """Linearise at the offsets, estimate, move, until nothing moves."""
-        size = heard.size
-        offset = np.zeros(size) if start is None else start.field.mean
-        variances, dispersion = None if start is None else start.field.variances, 1.0
-        if not heard.any():
-            # Nothing to learn a region from; the prior alone would still ask for a level.
-            empty = np.zeros(size)
-            field = estimate_field(empty, empty, prior, start=np.full((6, len(prior.free) + 1), _FLOOR), free=False)
-            return _Found(field, 1.0)
-        for _ in range(_MAX_ITER):
-            precision, pull = self.linearised(offset, dispersion, heard)
-            field = estimate_field(precision, pull, prior, start=variances)
-            variances = field.variances
-            step = np.clip(field.mean - offset, -_LONGEST_STEP, _LONGEST_STEP)
-            offset = offset + step
-            degrees = float(precision @ field.standard_error**2)
-            old, dispersion = dispersion, self.dispersion(offset, degrees)
-            if np.abs(step).max() < _TOLERANCE and abs(dispersion - old) < _TOLERANCE * old:
-                break
-        return _Found(field, dispersion)
-
-    def linearised(
-        self, offset: FloatArray, dispersion: float, heard: NDArray[np.bool_]
-    ) -> tuple[FloatArray, FloatArray]:
-        p = self._rates(offset)
-        size = offset.size
-        precision = np.bincount(self.place, weights=self.w * p * (1 - p), minlength=size + 1)[:size] / dispersion
-        residual = np.bincount(self.place, weights=self.w * (self.y - p), minlength=size + 1)[:size] / dispersion
-        return np.where(heard, precision, 0.0), np.where(heard, residual + precision * offset, 0.0)
-
-    def dispersion(self, offset: FloatArray, degrees: float) -> float:
-        p = self._rates(offset)
-        there = self.place < offset.size
-        spread = (self.w * (self.y - p) ** 2 / np.maximum(p * (1 - p), _FLOOR))[there]
-        return max(1.0, float(spread.sum()) / max(spread.size - degrees, 1.0))
-
-    def held_out_loss(
-        self, prior: Prior, heard: NDArray[np.bool_], fold: IntArray, found: _Found
-    ) -> FloatArray:
-        """Log-loss of each region when its offset comes from the other folds, shape (regions,)."""
-        precision, pull = self.linearised(found.field.mean, found.dispersion, heard)
-        offset = found.field.mean.copy()
-        for k in range(_FOLDS):
-            out = fold == k
-            trained = estimate_field(
-                np.where(out, 0.0, precision), np.where(out, 0.0, pull), prior, start=found.field.variances
-            )
-            offset[out] = trained.mean[out]
-        loss = row_log_loss(self.y, self._rates(offset)) * self.w
-        return np.bincount(self.place, weights=loss, minlength=heard.size + 1)[:-1]
-
-    def moran(self, offset: FloatArray, weights: FloatArray) -> float:
-        """Moran's I of the regions' residuals in units of their binomial standard error."""
-        p = expit(self.margin + offset[self.place])
-        size = offset.size
-        variance = np.bincount(self.place, weights=self.w * p * (1 - p), minlength=size)[:-1]
-        residual = np.bincount(self.place, weights=self.w * (self.y - p), minlength=size)[:-1]
-        there = np.flatnonzero(variance > 0)
-        if there.size < 3:
-            return float("nan")
-        return morans_i(residual[there] / np.sqrt(variance[there]), weights[np.ix_(there, there)])
-
-    def _rates(self, offset: FloatArray) -> FloatArray:
-        rates: FloatArray = expit(self.margin + np.append(offset, 0.0)[self.place])
-        return rates
-
-
 def _with(prior: Prior, covariate: FloatArray) -> Prior:
     """Add a covariate with a coefficient that is small until shown otherwise (standard deviation 1)."""
-    return Prior({**prior.fixed, _COVARIATE: np.outer(covariate, covariate)}, prior.free, prior.structured, prior.unstructured)
+    return Prior(
+        {**prior.fixed, _COVARIATE: np.outer(covariate, covariate)}, prior.free, prior.structured, prior.unstructured
+    )
 
 
 def _names(regions: ArrayLike, rows: int) -> NDArray[np.object_]:
@@ -462,7 +375,9 @@ def _names(regions: ArrayLike, rows: int) -> NDArray[np.object_]:
     if array.shape != (rows,):
         raise InputError(f"regions must have one value for each of X, shape ({rows},), however: {array.shape}.")
     codes, distinct = pd.factorize(array)
-    return np.append(np.array([str(name) for name in distinct], dtype=object), None)[codes]
+    # The last name stands where -1 points: a row without a region.
+    names: NDArray[np.object_] = np.array([*map(str, distinct), None], dtype=object)[codes]
+    return names
 
 
 def _margin(p: FloatArray) -> FloatArray:

@@ -115,7 +115,7 @@ class GroupTree:
         return result
 
     def paths(self) -> pd.DataFrame:
-        """Return one row per node but the root: its level, and its path in a column per level (None: no group there)."""
+        """Return one row per node but the root: its level, and its path in a column per level (None: no group)."""
         text = np.full((self.size, len(self.levels)), None, dtype=object)
         for level in range(len(self.levels)):
             span = self.nodes(level)

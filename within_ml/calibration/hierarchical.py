@@ -36,11 +36,14 @@ _ROUNDS = 2
 _BINS = 2_000
 _PROBABILITY_FLOOR = 1e-12
 _NEVER = 1e300
+_LARGEST_MARGIN = 30.0
 _PER_NODE = ("own", "offset", "standard_error", "impressions", "clicks")
 
 
 class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
-    """A global monotone map plus random intercepts of nested groups, on the log-odds scale::
+    """A global monotone map plus random intercepts of nested groups, on the log-odds scale.
+
+    The model::
 
         logit p' = spline(logit p) + level + account + campaign + ad group + ad
                                      ╰── normal, one variance per level of the hierarchy ──╯
@@ -126,7 +129,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            If a shape or range is wrong, or a constructor argument is.
+            If a shape or range is wrong, nothing has weight, or a constructor argument is impossible.
         """
         self._check_parameters()
         y, p, w = check_rates(y, X, sample_weight)
@@ -135,12 +138,14 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         weeks = None if periods is None else pd.factorize(np.asarray(periods), sort=True)[0]
         if weeks is not None:
             _check_length("periods", weeks.size, y.size)
+        if not w.sum() > 0:
+            raise InputError(f"HierarchicalCalibrator needs rows with impressions, however: {y.size} rows without any.")
         kept = w > 0
         p, y, w, known, weeks = p[kept], y[kept], w[kept], node[kept], None if weeks is None else weeks[kept]
         self.global_calibrator_ = self._global().fit(p, y, w, periods=weeks, period_sd=period_sd)
-        found, offset = None, np.zeros(y.size)
-        for _ in range(_ROUNDS if y.size else 0):
-            margin = logit(self.global_calibrator_.transform(p))
+        offset = np.zeros(y.size)
+        for _ in range(_ROUNDS):
+            margin = np.clip(logit(self.global_calibrator_.transform(p)), -_LARGEST_MARGIN, _LARGEST_MARGIN)
             shift = 0.0 if weeks is None else estimate_level(margin + offset, y, w, weeks, period_sd=period_sd).by_row
             found = self._intercepts(margin + shift, y, w, known)
             offset = found.offset[known]
@@ -199,8 +204,8 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         """Return one row per group, from the top level down.
 
         Columns: ``level``; the path, a column per level (None below the group, or where it has no group); ``intercept``
-        of the group itself; ``offset``, the sum from the top down to it, and its ``standard_error``, all on the log-odds
-        scale; ``impressions`` and ``clicks`` of all rows in the group. The rows of unseen groups get
+        of the group itself; ``offset``, the sum from the top down to it, and its ``standard_error``, all on the
+        log-odds scale; ``impressions`` and ``clicks`` of all rows in the group. The rows of unseen groups get
         ``mapping.attrs["level"]``.
         """
         self._check_fitted()
@@ -245,7 +250,9 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
                 calibrator.tree_ = GroupTree.from_arrays(levels, arrays)
                 calibrator.nodes_ = {name: arrays[name] for name in _PER_NODE}
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise ModelFormatError(f"{folder} must hold a saved HierarchicalCalibrator; it does not ({error}).") from error
+            raise ModelFormatError(
+                f"{folder} must hold a saved HierarchicalCalibrator; it does not ({error})."
+            ) from error
         if any(values.shape != (calibrator.tree_.size,) for values in calibrator.nodes_.values()):
             raise ModelFormatError(f"{folder} must hold one value per group of a HierarchicalCalibrator; it does not.")
         return calibrator
@@ -276,23 +283,18 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         return SplineCalibrator() if self.calibration_method == "spline" else SplineCalibrator(min_clicks=_NEVER)
 
     def _intercepts(self, margin: FloatArray, y: FloatArray, w: FloatArray, node: IntArray) -> Intercepts:
-        return estimate_intercepts(
-            margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter
-        )
+        return estimate_intercepts(margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter)
 
-    def _keep(self, found: Intercepts | None, y: FloatArray, w: FloatArray, node: IntArray) -> None:
+    def _keep(self, found: Intercepts, y: FloatArray, w: FloatArray, node: IntArray) -> None:
         size, levels = self.tree_.size, self.tree_.levels
-        zero = np.zeros(size)
-        if found is None:
-            found = Intercepts(zero, zero, zero, np.zeros(len(levels)), 1.0)
         self.variances_ = dict(zip(levels, found.variances.tolist(), strict=True))
         self.dispersion_ = found.dispersion
         self.nodes_ = {
             "own": found.own,
             "offset": found.offset,
             "standard_error": found.standard_error,
-            "impressions": self.tree_.summed(np.bincount(node, weights=w, minlength=size)),
-            "clicks": self.tree_.summed(np.bincount(node, weights=w * y, minlength=size)),
+            "impressions": self.tree_.summed(np.bincount(node, weights=w, minlength=size).astype(np.float64)),
+            "clicks": self.tree_.summed(np.bincount(node, weights=w * y, minlength=size).astype(np.float64)),
         }
 
 
@@ -316,9 +318,9 @@ def _without_groups(
     x = logit(np.clip(p, _PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR))
     order = np.lexsort((x, week))
     starts = np.flatnonzero(np.append(True, np.diff(week[order]) != 0))
-    bins = max(1, -(-p.size // max(1, _BINS)))
+    rows_per_bin = -(-p.size // _BINS)
     rank = np.arange(p.size) - np.repeat(starts, np.diff(np.append(starts, p.size)))
-    first = np.flatnonzero(rank % bins == 0)
+    first = np.flatnonzero(rank % rows_per_bin == 0)
     total, clicked, moment = (np.add.reduceat(values[order], first) for values in (weight, clicks, weight * x))
     rate = np.clip(clicked / total, 0.0, 1.0)
     return expit(moment / total), rate, total, None if weeks is None else week[order][first]

@@ -72,9 +72,9 @@ def _great_circle(points: FloatArray) -> FloatArray:
 def structured_covariance(weights: FloatArray) -> FloatArray:
     """Return the covariance of an intrinsic autoregression on a graph, scaled to a typical variance of 1.
 
-    Each value is normal around the weighted mean of its neighbours (Besag 1974). As Freni-Sterrantino, Ventrucci and Rue
-    2018 advise, every connected part sums to 0 and is scaled on its own (geometric mean of the variances 1), and a point
-    without neighbours is independent.
+    Each value is normal around the weighted mean of its neighbours (Besag 1974). As Freni-Sterrantino, Ventrucci and
+    Rue 2018 advise, every connected part sums to 0 and is scaled on its own (geometric mean of the variances 1), and a
+    point without neighbours is independent.
     """
     size = len(weights)
     result = np.zeros((size, size))

@@ -75,9 +75,10 @@ def estimate_intercepts(
     Notes
     -----
     Penalised quasi-likelihood (Breslow and Clayton 1993): the likelihood is linearised at the current mode, where the
-    model is a linear one with normal intercepts. That one is solved exactly by one pass up the tree and one down, in time
-    proportional to the nodes. Variances are restricted maximum likelihood by the fixed point ``Σ u² / Σ (1 - var u / σ²)``
-    (Harville 1977; MacKay 1992). The overall level is estimated beside them. Without any level that counts, all is 0.
+    model is a linear one with normal intercepts. That one is solved exactly by one pass up the tree and one down, in
+    time proportional to the nodes. Variances are restricted maximum likelihood by the fixed point
+    ``Σ u² / Σ (1 - var u / σ²)`` (Harville 1977; MacKay 1992). The overall level is estimated beside them.
+    Without any level of the tree that counts, all is 0.
     """
     rows = _Rows(margin, y, w, node, tree)
     active = np.diff(tree.starts) > 0

@@ -53,7 +53,9 @@ class RegionTable:
         frame = frame.set_index("region").reindex(sorted({*frame["region"], *seen}))
         numbers = {name: frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in COLUMNS[4:]}
         if (np.abs(numbers["latitude"]) > 90).any() or (np.abs(numbers["longitude"]) > 180).any():
-            raise InputError("latitude must be in [-90, 90] and longitude in [-180, 180] degrees; region_table has others.")
+            raise InputError(
+                "latitude must be in [-90, 90] and longitude in [-180, 180] degrees; region_table has others."
+            )
         return cls(frame.index.to_numpy(dtype=object), _paths(frame), **numbers)
 
     @property
@@ -127,6 +129,7 @@ def _paths(frame: pd.DataFrame) -> NDArray[np.object_]:
 def _tells_apart(groups: NDArray[np.object_], units: NDArray[np.object_]) -> bool:
     """Whether a level makes several groups and is not the spatial level under another name."""
     pairs = pd.DataFrame({"group": pd.factorize(groups)[0], "unit": pd.factorize(units)[0]}).drop_duplicates()
+    pairs = pairs[pairs["group"] >= 0]
     counts = pairs["group"].nunique(), pairs["unit"].nunique()
     return counts[0] > 1 and not counts[0] == counts[1] == len(pairs)
 
@@ -134,7 +137,8 @@ def _tells_apart(groups: NDArray[np.object_], units: NDArray[np.object_]) -> boo
 def _together(groups: NDArray[np.object_]) -> FloatArray:
     codes = pd.factorize(groups)[0]
     same = (codes[:, None] == codes) & (codes >= 0)[:, None]
-    return same.astype(np.float64)
+    together: FloatArray = same.astype(np.float64)
+    return together
 
 
 def _centres(points: FloatArray, unit: NDArray[np.int64], units: int) -> FloatArray:

@@ -18,6 +18,9 @@ FloatArray = NDArray[np.float64]
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99)
 """Spatial shares of the variance that are weighed against each other."""
 
+BELIEFS = (0.75, 0.05, 0.05, 0.05, 0.05, 0.05)
+"""How likely each share is before the rows speak: neighbours are alike, or they are not at all."""
+
 _BOUNDS = (np.log(1e-7), np.log(30.0))
 
 
@@ -46,8 +49,8 @@ class Field:
     """The offsets given the rows.
 
     ``mean`` and ``standard_error`` have shape (regions,); ``parts`` is the mean by part of the prior and adds up to
-    ``mean``, the spatial part under the name "spatial". ``variances`` (shares, free parts + 1) are the estimates at each
-    of `SHARES`, ``weights`` (shares,) what the rows think of these; they sum to 1.
+    ``mean``, the spatial part under the name "spatial". ``variances`` (shares, free parts + 1) are the estimates at
+    each of `SHARES`, ``weights`` (shares,) what the rows think of these; they sum to 1.
     """
 
     mean: FloatArray
@@ -86,23 +89,27 @@ def estimate_field(
 
     Notes
     -----
-    The average over `SHARES` is weighted by their marginal likelihood, every share being as likely before: with few
-    regions the likelihood hardly knows the share, and its best value alone would be too sure. Time grows with the cube of
-    the number of regions that have rows.
+    The average over `SHARES` is weighted by `BELIEFS` and marginal likelihood: with few regions the likelihood hardly
+    knows the share, and its best value alone would be too sure. Time grows with the cube of the number of regions.
     """
     variances = np.full((len(SHARES), len(prior.free) + 1), 0.1) if start is None else start.copy()
     solved = []
     for k, share in enumerate(SHARES):
-        system = _System(precision, pull, sum(prior.fixed.values(), np.zeros_like(prior.structured)), prior.parts(share))
+        system = _System(
+            precision, pull, sum(prior.fixed.values(), np.zeros_like(prior.structured)), prior.parts(share)
+        )
         if free:
             variances[k] = system.best(variances[k])
         solved.append((system, system.solve(variances[k])))
     likelihood = np.array([solution.likelihood for _, solution in solved])
-    weights = np.exp(likelihood - likelihood.max())
+    weights = np.array(BELIEFS) * np.exp(likelihood - likelihood.max())
     weights /= weights.sum()
     mean = sum(w * s.mean for w, (_, s) in zip(weights, solved, strict=True))
     square = sum(w * (s.variance + s.mean**2) for w, (_, s) in zip(weights, solved, strict=True))
-    parts = {name: sum(w * (matrix @ s.alpha) for w, (_, s) in zip(weights, solved, strict=True)) for name, matrix in prior.fixed.items()}
+    parts = {
+        name: sum(w * (matrix @ s.alpha) for w, (_, s) in zip(weights, solved, strict=True))
+        for name, matrix in prior.fixed.items()
+    }
     for i, name in enumerate([*prior.free, "spatial"]):
         parts[name] = sum(
             w * v[i] * (system.free[i] @ s.alpha) for w, v, (system, s) in zip(weights, variances, solved, strict=True)
@@ -143,7 +150,9 @@ class _System:
             alpha, factor, root, _, likelihood = self._weights(covariance)
             inverse = root[:, None] * cho_solve(factor, np.diag(root))
             a = alpha[seen]
-            gradient = [v * (a @ part @ a - (inverse * part).sum()) / 2 for v, part in zip(variances, inside, strict=True)]
+            gradient = [
+                v * (a @ part @ a - (inverse * part).sum()) / 2 for v, part in zip(variances, inside, strict=True)
+            ]
             return -likelihood, -np.array(gradient)
 
         bounds = [_BOUNDS] * start.size
@@ -151,8 +160,10 @@ class _System:
         best: FloatArray = np.exp(result.x)
         return best
 
-    def _weights(self, covariance: FloatArray) -> tuple[FloatArray, tuple[FloatArray, bool], FloatArray, NDArray[np.bool_], float]:
-        """Return alpha with mean = covariance @ alpha, and what led to it (Rasmussen and Williams 2006, algorithm 3.1)."""
+    def _weights(
+        self, covariance: FloatArray
+    ) -> tuple[FloatArray, tuple[FloatArray, bool], FloatArray, NDArray[np.bool_], float]:
+        """Return alpha with mean = covariance @ alpha, and what led to it (Rasmussen, Williams 2006, algorithm 3.1)."""
         seen = self.precision > 0
         root, pull = np.sqrt(self.precision[seen]), self.pull[seen]
         inside = covariance[np.ix_(seen, seen)]

@@ -18,6 +18,9 @@ IntArray = NDArray[np.int64]
 DAYS_PER_YEAR = 365.25
 HARMONICS = 2
 
+CLEARLY = 2.0
+"""Standard errors by which held-out log-loss must fall before a covariate is kept."""
+
 _RIDGE = 1.0
 _ROUNDS = 20
 _FLOOR = 1e-12
@@ -72,7 +75,7 @@ class Season:
             without, within = margin[out], margin[out] + season.effect(days[out])
             gain[k] = w[out] @ (np.logaddexp(0, without) - np.logaddexp(0, within) + y[out] * (within - without))
         total, error = float(gain.sum()), float(gain.std(ddof=1) * np.sqrt(folds))
-        kept = total > error
+        kept = total > CLEARLY * error
         impressions = float(w.sum())
         season = cls(_fitted(margin, y, w, days)) if kept else cls.none()
         return SeasonTrial(season, kept, total / impressions, error / impressions)
@@ -102,7 +105,8 @@ def days_of(dates: ArrayLike, rows: int) -> IntArray:
         raise InputError(f"dates must be days; these are not ({error}).") from error
     if len(stamps) != rows or stamps.hasnans:
         raise InputError(f"dates must have a day for each of X ({rows}), however: {len(stamps) - stamps.isna().sum()}.")
-    return stamps.to_numpy().astype("datetime64[D]").astype(np.int64)
+    days: IntArray = stamps.to_numpy().astype("datetime64[D]").astype(np.int64)
+    return days
 
 
 def _waves(days: IntArray) -> FloatArray:
