@@ -17,10 +17,17 @@ FloatArray = NDArray[np.float64]
 PROBABILITY_FLOOR = 1e-7
 """Members' probabilities are kept this far from 0 and 1: a nearest neighbour's 0 of 30 is no certainty."""
 
+LARGEST_LOG_ODDS = 17.0
+"""Beyond the log-odds of that floor, 16.1."""
+
+MEMBER_REACH = 6.0
+"""Members' log-odds are heard as far as this from those of the mean rate: a forest's 0 of 100 trees is no certainty
+either, and one such row would cost a weighted mean of log-odds more than the forest is worth on the others."""
+
 TRIMMED_SHARE = 0.2
 """Share of the members, at least one, that the trimmed mean leaves out at either end, while one is left."""
 
-_RIDGE = 10.0
+_RIDGE = 20.0
 _NEWTON_STEPS = 200
 _TOLERANCE = 1e-10
 
@@ -73,6 +80,8 @@ def pool(margins: FloatArray, weights: FloatArray, method: AggregationMethod) ->
 class LogOddsLine:
     """A straight line on log-odds, ``shift + slope · margin``: a level and a temperature (1 / slope).
 
+    Log-odds below ``low`` or above ``high`` are taken as those.
+
     Examples
     --------
     >>> margin = np.linspace(-4, 0, 200)
@@ -83,15 +92,29 @@ class LogOddsLine:
 
     shift: float = 0.0
     slope: float = 1.0
+    low: float = -LARGEST_LOG_ODDS
+    high: float = LARGEST_LOG_ODDS
 
     @classmethod
-    def fit(cls, margin: FloatArray, y: FloatArray, w: FloatArray, *, min_slope: float = 0.0) -> LogOddsLine:
-        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by ten clicks.
+    def fit(
+        cls,
+        margin: FloatArray,
+        y: FloatArray,
+        w: FloatArray,
+        *,
+        min_slope: float = 0.0,
+        reach: float = LARGEST_LOG_ODDS,
+    ) -> LogOddsLine:
+        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by twenty clicks.
 
         Platt 1999 with that prior. A slope below ``min_slope``, which would turn the order around, is held there.
+        ``reach`` is how far ``low`` and ``high`` are from the log-odds of the mean rate.
         """
         if not w.sum() > 0:
             return cls()
+        middle = float(log_odds(np.average(y, weights=w, keepdims=True))[0])
+        low, high = max(middle - reach, -LARGEST_LOG_ODDS), min(middle + reach, LARGEST_LOG_ODDS)
+        margin = np.clip(margin, low, high)
         centre = float(np.average(margin, weights=w))
         # Not scaled by its spread: a member that hardly varies shall keep its slope, not get an enormous one.
         terms = np.column_stack([np.ones_like(margin), margin - centre])
@@ -100,11 +123,11 @@ class LogOddsLine:
         if slope < min_slope:
             slope = min_slope
             level = _fit_terms(terms[:, :1], centre + slope * (margin - centre), y, w)[0]
-        return cls(shift=float(centre + level - slope * centre), slope=float(slope))
+        return cls(float(centre + level - slope * centre), float(slope), low, high)
 
     def apply(self, margin: FloatArray) -> FloatArray:
         """Return corrected log-odds."""
-        return self.shift + self.slope * margin
+        return self.shift + self.slope * np.clip(margin, self.low, self.high)
 
 
 def _fit_terms(terms: FloatArray, start: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
