@@ -29,7 +29,7 @@ from sklearn.preprocessing import OrdinalEncoder
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml.ensemble import AggregationMethod, CalibratedEnsemble
 from within_ml.ensemble.members import member_margins
-from within_ml.ensemble.pooling import MEMBER_REACH, LogOddsLine
+from within_ml.ensemble.pooling import MEMBER_REACHES, LogOddsLine
 from within_ml.lake.simulation import SimulationConfig, simulate
 from within_ml.metrics import log_loss
 from within_ml.models.boosted import BoostedRate
@@ -186,7 +186,7 @@ def measured(name: str, seed: int, accounts: int) -> Outcome:
     alone = {name: loss(model.predict(test[0])) for name, model in fitted.items()}
     lined = {}
     for member, model in fitted.items():
-        line = LogOddsLine.fit(member_margins(member, model, recent[0]), recent[1], recent[2], reach=MEMBER_REACH)
+        line = LogOddsLine.fit(member_margins(member, model, recent[0]), recent[1], recent[2], reaches=MEMBER_REACHES)
         lined[member] = loss(expit(line.apply(member_margins(member, model, test[0]))))
     return Outcome(alone, lined, pooled, weights, poisoned, wrong_later)
 
@@ -250,9 +250,10 @@ def run(seeds: int, accounts: int, *, results: Path = RESULTS) -> Path:
 
 Written by `python -m benchmarks.ensemble --seeds {seeds} --accounts {accounts}`. {machine()}
 
-Log-loss per row (per impression for the ads) on the last 30 % of the rows (12 % of the ads', by time); half of the rows
-(65 %) fit the members, the others weigh and calibrate. The best member is chosen on the test rows, seed by seed; "calibrated alike" gives every member
-the same line (level and temperature) from the same calibration rows. The poisoned member's scores are uniform random.
+Log-loss per row (per impression for the ads) on the last 30 % of the rows (12 % of the ads', by time); the first half
+(65 %) fits the members, the rows between weigh and calibrate. The best member is chosen on the test rows, seed by seed;
+"calibrated alike" gives every member the same line (level and temperature) from the same calibration rows. The poisoned
+member's scores are uniform random.
 
 {
         table(

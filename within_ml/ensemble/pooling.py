@@ -5,6 +5,7 @@ No weights are found here and nothing is known of models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,9 +21,9 @@ PROBABILITY_FLOOR = 1e-7
 LARGEST_LOG_ODDS = 17.0
 """Beyond the log-odds of that floor, 16.1."""
 
-MEMBER_REACH = 6.0
-"""Members' log-odds are heard as far as this from those of the mean rate: a forest's 0 of 100 trees is no certainty
-either, and one such row would cost a weighted mean of log-odds more than the forest is worth on the others."""
+MEMBER_REACHES = (LARGEST_LOG_ODDS, 8.0, 6.0, 4.0)
+"""How far from the mean rate's log-odds a member may be believed; the rows say which. A forest's 0 of 100 trees is no
+certainty either, and one such row would cost a mean of log-odds more than the forest is worth on the others."""
 
 TRIMMED_SHARE = 0.2
 """Share of the members, at least one, that the trimmed mean leaves out at either end, while one is left."""
@@ -103,18 +104,34 @@ class LogOddsLine:
         w: FloatArray,
         *,
         min_slope: float = 0.0,
-        reach: float = LARGEST_LOG_ODDS,
+        reaches: Sequence[float] = (LARGEST_LOG_ODDS,),
     ) -> LogOddsLine:
         """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by twenty clicks.
 
         Platt 1999 with that prior. A slope below ``min_slope``, which would turn the order around, is held there.
-        ``reach`` is how far ``low`` and ``high`` are from the log-odds of the mean rate.
+        ``reaches`` are, falling, distances that ``low`` and ``high`` may have from the log-odds of the mean rate; the
+        most likely one is taken.
         """
         if not w.sum() > 0:
             return cls()
         middle = float(log_odds(np.average(y, weights=w, keepdims=True))[0])
-        low, high = max(middle - reach, -LARGEST_LOG_ODDS), min(middle + reach, LARGEST_LOG_ODDS)
-        margin = np.clip(margin, low, high)
+        best, smallest = cls(), np.inf
+        for reach in reaches:
+            low, high = max(middle - reach, -LARGEST_LOG_ODDS), min(middle + reach, LARGEST_LOG_ODDS)
+            line = cls._within(low, high, np.clip(margin, low, high), y, w, min_slope)
+            corrected = line.apply(margin)
+            loss = float(w @ (np.logaddexp(0.0, corrected) - y * corrected))
+            # A nat is what chance gains by one more thing to choose.
+            if loss < smallest - 1.0:
+                best, smallest = line, loss
+            if np.abs(margin - middle).max() <= min(reaches):
+                break
+        return best
+
+    @classmethod
+    def _within(
+        cls, low: float, high: float, margin: FloatArray, y: FloatArray, w: FloatArray, min_slope: float
+    ) -> LogOddsLine:
         centre = float(np.average(margin, weights=w))
         # Not scaled by its spread: a member that hardly varies shall keep its slope, not get an enormous one.
         terms = np.column_stack([np.ones_like(margin), margin - centre])
