@@ -149,6 +149,16 @@ class TestLine:
         assert flat.slope == pytest.approx(1.0)
         assert expit(flat.apply(np.array([-2.0])))[0] == pytest.approx(0.1, abs=0.001)
 
+    def test_a_claim_of_certainty_is_not_believed(self):
+        X, y, w = rows()
+        margin = np.where(np.arange(len(y)) % 50 == 0, -16.0, X[:, 0])
+        line = LogOddsLine.fit(margin, y, w, reaches=(17.0, 6.0))
+
+        assert line.apply(np.array([-16.0, -9.5])) == pytest.approx([line.shift + line.slope * line.low] * 2)
+        assert line.low == pytest.approx(logit(np.average(y, weights=w)) - 6)
+        assert line.slope > LogOddsLine.fit(margin, y, w).slope
+        assert LogOddsLine.fit(X[:, 0], y, w, reaches=(17.0, 3.0)) == LogOddsLine.fit(X[:, 0], y, w)
+
     def test_order_is_never_turned_around(self):
         X, y, w = rows(2000)
         line = LogOddsLine.fit(-X[:, 0], y, w)

@@ -21,7 +21,7 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from within_ml.ensemble.members import as_rows, fit_member, member_margins, outcomes
-from within_ml.ensemble.pooling import AggregationMethod, LogOddsLine, pool
+from within_ml.ensemble.pooling import MEMBER_REACHES, AggregationMethod, LogOddsLine, pool
 from within_ml.ensemble.weights import mixture_weights, simplex_weights
 from within_ml.errors import InputError, ModelFormatError, shown
 
@@ -332,7 +332,9 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         margins, y, w = self._outcome
         plain = self.calibration_method == CalibrationMethod.NONE
         columns = list(margins.T)
-        self.lines_ = tuple(LogOddsLine() if plain else LogOddsLine.fit(column, y, w) for column in columns)
+        self.lines_ = tuple(
+            LogOddsLine() if plain else LogOddsLine.fit(c, y, w, reaches=MEMBER_REACHES) for c in columns
+        )
         lined = np.column_stack([line.apply(column) for line, column in zip(self.lines_, columns, strict=True)])
         self.weights_ = self._fit_weights(lined, y, w)
         pooled = pool(lined, self.weights_, AggregationMethod(self.aggregation_method))

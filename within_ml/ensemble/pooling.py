@@ -5,6 +5,7 @@ No weights are found here and nothing is known of models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,10 +18,17 @@ FloatArray = NDArray[np.float64]
 PROBABILITY_FLOOR = 1e-7
 """Members' probabilities are kept this far from 0 and 1: a nearest neighbour's 0 of 30 is no certainty."""
 
+LARGEST_LOG_ODDS = 17.0
+"""Beyond the log-odds of that floor, 16.1."""
+
+MEMBER_REACHES = (LARGEST_LOG_ODDS, 8.0, 6.0, 4.0)
+"""How far from the mean rate's log-odds a member may be believed; the rows say which. A forest's 0 of 100 trees is no
+certainty either, and one such row would cost a mean of log-odds more than the forest is worth on the others."""
+
 TRIMMED_SHARE = 0.2
 """Share of the members, at least one, that the trimmed mean leaves out at either end, while one is left."""
 
-_RIDGE = 10.0
+_RIDGE = 20.0
 _NEWTON_STEPS = 200
 _TOLERANCE = 1e-10
 
@@ -73,6 +81,8 @@ def pool(margins: FloatArray, weights: FloatArray, method: AggregationMethod) ->
 class LogOddsLine:
     """A straight line on log-odds, ``shift + slope · margin``: a level and a temperature (1 / slope).
 
+    Log-odds below ``low`` or above ``high`` are taken as those.
+
     Examples
     --------
     >>> margin = np.linspace(-4, 0, 200)
@@ -83,15 +93,45 @@ class LogOddsLine:
 
     shift: float = 0.0
     slope: float = 1.0
+    low: float = -LARGEST_LOG_ODDS
+    high: float = LARGEST_LOG_ODDS
 
     @classmethod
-    def fit(cls, margin: FloatArray, y: FloatArray, w: FloatArray, *, min_slope: float = 0.0) -> LogOddsLine:
-        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by ten clicks.
+    def fit(
+        cls,
+        margin: FloatArray,
+        y: FloatArray,
+        w: FloatArray,
+        *,
+        min_slope: float = 0.0,
+        reaches: Sequence[float] = (LARGEST_LOG_ODDS,),
+    ) -> LogOddsLine:
+        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by twenty clicks.
 
         Platt 1999 with that prior. A slope below ``min_slope``, which would turn the order around, is held there.
+        ``reaches`` are, falling, distances that ``low`` and ``high`` may have from the log-odds of the mean rate; the
+        most likely one is taken.
         """
         if not w.sum() > 0:
             return cls()
+        middle = float(log_odds(np.average(y, weights=w, keepdims=True))[0])
+        best, smallest = cls(), np.inf
+        for reach in reaches:
+            low, high = max(middle - reach, -LARGEST_LOG_ODDS), min(middle + reach, LARGEST_LOG_ODDS)
+            line = cls._within(low, high, np.clip(margin, low, high), y, w, min_slope)
+            corrected = line.apply(margin)
+            loss = float(w @ (np.logaddexp(0.0, corrected) - y * corrected))
+            # A nat is what chance gains by one more thing to choose.
+            if loss < smallest - 1.0:
+                best, smallest = line, loss
+            if np.abs(margin - middle).max() <= min(reaches):
+                break
+        return best
+
+    @classmethod
+    def _within(
+        cls, low: float, high: float, margin: FloatArray, y: FloatArray, w: FloatArray, min_slope: float
+    ) -> LogOddsLine:
         centre = float(np.average(margin, weights=w))
         # Not scaled by its spread: a member that hardly varies shall keep its slope, not get an enormous one.
         terms = np.column_stack([np.ones_like(margin), margin - centre])
@@ -100,11 +140,11 @@ class LogOddsLine:
         if slope < min_slope:
             slope = min_slope
             level = _fit_terms(terms[:, :1], centre + slope * (margin - centre), y, w)[0]
-        return cls(shift=float(centre + level - slope * centre), slope=float(slope))
+        return cls(float(centre + level - slope * centre), float(slope), low, high)
 
     def apply(self, margin: FloatArray) -> FloatArray:
         """Return corrected log-odds."""
-        return self.shift + self.slope * margin
+        return self.shift + self.slope * np.clip(margin, self.low, self.high)
 
 
 def _fit_terms(terms: FloatArray, start: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
