@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from within_ml.errors import InputError, shown
 from within_ml.models.layers.adaptive_dropout import AdaptiveDropout
-from within_ml.models.layers.attention import CrossModalAttention, FeatureAttention, modality_encoder
+from within_ml.models.layers.attention import CrossModalAttention, FeatureAttention, ModalityEncoder
 from within_ml.models.layers.quantum_noise import AnnealingSchedule, NoiseType, QuantumNoiseLayer
 
 FEATURES = "features"
@@ -283,7 +283,7 @@ class ModalityConcatenation(nn.Module):
         super().__init__()
         self.modality_dims, self.attention_dim = dict(modality_dims), attention_dim
         self.encoders = nn.ModuleDict(
-            {f"m{i}": modality_encoder(size, attention_dim) for i, size in enumerate(modality_dims.values())}
+            {f"m{i}": ModalityEncoder(size, attention_dim) for i, size in enumerate(modality_dims.values())}
         )
 
     def forward(self, modalities: Mapping[str, Tensor]) -> Tensor:

@@ -85,13 +85,13 @@ class CrossModalAttention(nn.Module):
 
     ::
 
-        t_m = LayerNorm(encoder_m(x_m)) + e_m                          one token per modality
-        a_mk = softmax_k(q(t_m) · k(t_k) / √d + ln w_k)                w: learnable weights, over the k that are there
-        u_m = t_m + o(Σ_k a_mk v(t_k)) + l(t_m) ⊙ Σ_k a_mk r(t_k)
-        fused = Σ_m w_m u_m                                            over the m that are there, Σ w_m = 1
+        t_m = encoder_m(x_m) + e_m                                  one token per modality
+        a_mk = softmax_k(query(t_m) · key(t_k) / √d + ln w_k)       over the k ≠ m that are there; w: learnable weights
+        u_m = t_m + out(Σ_k a_mk value(t_k)) + left(t_m) ⊙ Σ_k a_mk right(t_k)
+        fused = Σ_m w_m u_m                                         over the m that are there, Σ w_m = 1
 
-    A softmax over two tokens can only choose between them; the product ⊙ lets one modality change the meaning of the
-    other.
+    A softmax can only choose among the others; the product ⊙ lets one modality change the meaning of another. A modality
+    does not look at itself: its own token is there anyway.
 
     Parameters
     ----------
@@ -117,11 +117,11 @@ class CrossModalAttention(nn.Module):
     Examples
     --------
     >>> fuse = CrossModalAttention({"text": 3, "image": 2}, attention_heads=2, attention_dim=8).eval()
-    >>> text, image = torch.ones(4, 3), torch.full((4, 2), torch.nan)
+    >>> text, image = torch.ones(2, 3), torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]])
     >>> fuse({"text": text, "image": image}).shape
-    torch.Size([4, 8])
-    >>> fuse.get_attention_weights()[0, :, 0].tolist()  # text attends to text alone
-    [[1.0, 0.0], [1.0, 0.0]]
+    torch.Size([2, 8])
+    >>> fuse.get_attention_weights()[:, 0, 0].tolist()  # text looks at the image, where there is one
+    [[0.0, 1.0], [0.0, 0.0]]
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class CrossModalAttention(nn.Module):
         self.attention_heads, self.attention_dim, self.dropout = attention_heads, attention_dim, dropout
         count = len(self.modality_dims)
         self.encoders = nn.ModuleDict(
-            {f"m{i}": modality_encoder(size, attention_dim) for i, size in enumerate(self.modality_dims.values())}
+            {f"m{i}": ModalityEncoder(size, attention_dim) for i, size in enumerate(self.modality_dims.values())}
         )
         self.kinds = nn.Parameter(torch.randn(count, attention_dim) * 0.1)
         self.log_weights = nn.Parameter(torch.zeros(count))
@@ -197,12 +197,12 @@ class CrossModalAttention(nn.Module):
             present.append(there)
         t, there = torch.stack(tokens, 1), torch.stack(present, 1)
         logits = torch.einsum("nmhe,nkhe->nhmk", _heads(self.query(t), heads), _heads(self.key(t), heads))
-        weights = _masked_softmax(logits / math.sqrt(d // heads) + self.log_weights, there[:, None, None])
+        others = there[:, None] & ~torch.eye(count, dtype=torch.bool, device=t.device)
+        weights = _masked_softmax(logits / math.sqrt(d // heads) + self.log_weights, others[:, None])
         self._attention = weights.detach()
         dropped = functional.dropout(weights, self.dropout, self.training)
         mixed = torch.einsum("nhmk,nkhe->nmhe", dropped, _heads(self.value(t), heads))
-        others = torch.einsum("nhmk,nkhe->nmhe", dropped, _heads(self.right(t), heads))
-        products = _heads(self.left(t), heads) * others
+        products = _heads(self.left(t), heads) * torch.einsum("nhmk,nkhe->nmhe", dropped, _heads(self.right(t), heads))
         each = t + self.out(mixed.reshape(n, count, d)) + products.reshape(n, count, d)
         share = _masked_softmax(self.log_weights.expand(n, count), there)
         fused = torch.einsum("nm,nmd->nd", share.to(each.dtype), each)
@@ -221,11 +221,24 @@ class CrossModalAttention(nn.Module):
         return self._attention
 
 
-def modality_encoder(size: int, attention_dim: int) -> nn.Sequential:
-    """Return the layers that make a token of a modality."""
-    return nn.Sequential(
-        nn.Linear(size, attention_dim), nn.GELU(), nn.Linear(attention_dim, attention_dim), nn.LayerNorm(attention_dim)
-    )
+class ModalityEncoder(nn.Module):
+    """Makes the token of a modality: a linear map plus a small network.
+
+    The linear part lets products of tokens be bilinear forms of what came in; without it they are hard to learn.
+
+    >>> ModalityEncoder(3, 8)(torch.ones(4, 3)).shape
+    torch.Size([4, 8])
+    """
+
+    def __init__(self, size: int, attention_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, attention_dim)
+        self.network = nn.Sequential(nn.Linear(size, attention_dim), nn.GELU(), nn.Linear(attention_dim, attention_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (n, attention_dim)."""
+        token: Tensor = self.linear(x) + self.network(x)
+        return token
 
 
 def _check_heads(attention_heads: int, attention_dim: int) -> None:
