@@ -90,8 +90,8 @@ class CrossModalAttention(nn.Module):
         u_m = t_m + out(Σ_k a_mk value(t_k)) + left(t_m) ⊙ Σ_k a_mk right(t_k)
         fused = Σ_m w_m u_m                                         over the m that are there, Σ w_m = 1
 
-    A softmax can only choose among the others; the product ⊙ lets one modality change the meaning of another. A modality
-    does not look at itself: its own token is there anyway.
+    A softmax can only choose among the others; the product ⊙ lets one modality change the meaning of another. A
+    modality does not look at itself: its own token is there anyway.
 
     Parameters
     ----------
