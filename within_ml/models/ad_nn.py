@@ -243,9 +243,9 @@ class AdPredictorNN(nn.Module):
 
         Notes
         -----
-        Normalisations are folded first, in both networks. Whether int8 pays depends on widths, rows and processor, hence
-        the measurement; what `NetworkRate` saves and predicts with is float always. torch announces the end of ``torch.ao.quantization`` in
-        favour of a package of its own; the version installed here still has it, on CPUs.
+        Normalisations are folded first, in both networks. Whether int8 pays depends on widths, rows and processor,
+        hence the measurement; what `NetworkRate` saves and predicts with is float always. torch announces the end of
+        ``torch.ao.quantization`` in favour of a package of its own; the version installed here still has it, on CPUs.
         """
         reference = self.fuse_bn().float().cpu()
         quantised = _int8(reference)
