@@ -364,7 +364,13 @@ class NetworkRate(RateRegressor):
         return vectors
 
     def _validation_rows(self, validation: tuple[Any, ...]) -> Rows:
+        if len(validation) != 5:
+            raise InputError(
+                f"validation must be (X, y, sample_weight, modalities, base_margin), not {len(validation)}."
+            )
         X, y, sample_weight, modalities, base_margin = validation
+        if (base_margin is not None) != self.uses_base_margin_:
+            raise InputError("validation must come with a base_margin exactly if the training rows do.")
         frame, y, weight = self._checked(X, y, sample_weight, reset=False)
         if not weight.sum() > 0:
             raise InputError("validation needs rows with impressions; the sum of its sample_weight is zero.")
