@@ -1,12 +1,12 @@
 """Do adaptive dropout and quantum noise help, beside dropout whose constant rate is tuned?
 
-    python -m benchmarks.network_layers [--seeds 10] [--rows 1500]
+    python -m benchmarks.network_layers [--seeds 10] [--rows 1000]
 
 The same backbone, the same training and the same number of trials for each: every layer is tried at the same rates of
-dropout, the rate with the smallest validation loss is kept, and its loss on test rows counts. Each seed draws rows and
-initial weights of its own; the three data sets that are no simulation are drawn from a pool, so that the test is the
-t-test corrected for resampling (Nadeau and Bengio 2003, "Inference for the Generalization Error"), and Holm's
-correction is made over all rows of the table.
+dropout, the rate with the smallest validation loss is kept, and its loss on test rows counts. Each seed has rows and
+initial weights of its own: parts of the pool that do not overlap where it is large enough (adult), otherwise drawn
+anew. Where draws overlap (telco churn, Upworthy) seeds are not independent and the p of the paired t-test is too
+small, if anything. Holm's correction is made over all rows of the table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml.metrics import log_loss
@@ -30,10 +30,12 @@ from within_ml.models.network_rate import NetworkRate
 
 DATA = Path(__file__).parent / "data"
 UPWORTHY = Path(__file__).parents[1] / "data_lake/landing/upworthy/upworthy_2013_2014w40.parquet"
-SEEDS, ROWS, TEST_ROWS = 10, 1500, 2000
+SEEDS, ROWS, TEST_ROWS = 10, 1000, 1500
 RATES = (0.0, 0.15, 0.3, 0.5)
-BACKBONE = {"hidden_dims": (48, 24), "epochs": 15, "batch_size": 128, "patience": 4, "attention_dim": 8,
-            "attention_heads": 2, "device": "cpu"}  # fmt: skip
+BACKBONE = {"hidden_dims": (48, 24), "epochs": 20, "batch_size": 100, "patience": 4, "learning_rate": 0.005,
+            "attention_dim": 8, "attention_heads": 2, "device": "cpu"}  # fmt: skip
+COMPRESSED = ("widths", "fuse_bn, difference", "int8, difference of p", "int8, times as fast", "int8 is")
+WIDTHS = ((64, 32), (256, 128), (1024, 512))
 PLAIN = "dropout"
 LAYERS: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
@@ -92,7 +94,10 @@ def upworthy() -> Sample:
 
 def from_pool(pool: Callable[[], Sample], seed: int, rows: int) -> Sample:
     everything = pool()
-    return everything.part(np.random.default_rng(seed).permutation(len(everything.y))[:rows])
+    n = len(everything.y)
+    if (seed + 1) * rows <= n and SEEDS * rows <= n:
+        return everything.part(np.random.default_rng(0).permutation(n)[seed * rows : (seed + 1) * rows])
+    return everything.part(np.random.default_rng(seed).permutation(n)[:rows])
 
 
 def simulated(seed: int, rows: int) -> Sample:
@@ -139,13 +144,9 @@ def tuned(options: Mapping[str, Any], train: Sample, held: Sample, test: Sample,
     return found
 
 
-def p_value(differences: np.ndarray, test_over_train: float) -> float:
-    """Two-sided p of the corrected resampled t-test."""
-    n = len(differences)
-    spread = differences.std(ddof=1) * np.sqrt(1 / n + test_over_train)
-    if spread == 0:
-        return 1.0
-    return float(2 * student.sf(abs(differences.mean() / spread), n - 1))
+def p_value(differences: np.ndarray) -> float:
+    """Two-sided p of the paired t-test; 1 where all differences are 0."""
+    return float(ttest_1samp(differences, 0).pvalue) if differences.any() else 1.0
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -161,6 +162,28 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def compressed(widths: tuple[int, ...]) -> list[str]:
+    """Of a network of these widths, fitted to simulated ads: int8 and folded normalisations, on 4,096 rows."""
+    import torch
+
+    sample = simulated(0, 8192)
+    fitted, new = sample.part(slice(0, 4096)), sample.part(slice(4096, None))
+    model = NetworkRate(hidden_dims=widths, epochs=5, device="cpu").fit(fitted.X, fitted.y, fitted.w)
+    network = model.network_.float()
+    x = torch.from_numpy(model.scaling_.transform(new.X)).float()
+    base = torch.full((len(x),), model.base_logit_)
+    found = network.quantize(x, None, base)
+    with torch.inference_mode():
+        apart = float((network.fuse_bn()(x) - network(x)).abs().max())
+    return [
+        str(widths),
+        f"{apart:.1e}",
+        f"{found.max_difference:.5f}",
+        f"{found.speedup:.2f}",
+        "on" if found.enabled else "off",
+    ]
+
+
 def page(found: Mapping[str, list[dict[str, Tuned]]], rows: int, seconds: float) -> str:
     seeds = len(next(iter(found.values())))
     lines: list[list[Any]] = []
@@ -169,9 +192,7 @@ def page(found: Mapping[str, list[dict[str, Tuned]]], rows: int, seconds: float)
         plain = np.array([r[PLAIN].loss for r in results])
         for name in list(LAYERS)[1:]:
             difference = np.array([r[name].loss for r in results]) - plain
-            # Seeds of the simulation have no row in common: nothing to correct there.
-            ratio = 0.0 if data_set == "simulated CTR" else TEST_ROWS / rows
-            raw.append(p_value(difference, ratio))
+            raw.append(p_value(difference))
             lines.append([data_set, name, f"{1e4 * difference.mean():+.1f}", f"{1e4 * difference.std(ddof=1):.1f}",
                           f"{(difference < 0).sum()} of {seeds}", f"{raw[-1]:.3f}"])  # fmt: skip
     adjusted = holm(np.array(raw))
@@ -183,6 +204,8 @@ def page(found: Mapping[str, list[dict[str, Tuned]]], rows: int, seconds: float)
     told = [
         f"- {name}: {', '.join(v) if v else 'no better and no worse on any data set'}" for name, v in verdicts.items()
     ]
+    gains = any("better on" in line for v in verdicts.values() for line in v)
+    verdict = "Both are off by default." if gains else "No better than tuned dropout anywhere: both are off by default."
     levels = [
         [data_set, *(f"{np.mean([r[name].loss for r in results]):.5f}" for name in LAYERS),
          " ".join(f"{r[PLAIN].rate:g}" for r in results)]
@@ -202,13 +225,21 @@ At 5 % over the whole family:
 
 {chr(10).join(told)}
 
-Both are therefore off by default. Log-loss minus that of tuned dropout, × 10⁴ (below 0: better), paired by seed:
+{verdict} Log-loss minus that of tuned dropout, × 10⁴ (below 0: better), paired by seed:
 
 {table(["data set", "layer", "mean", "sd over seeds", "better", "p", "p, Holm"], lines)}
 
 Mean log-loss on the test rows, and the rates that were chosen for plain dropout:
 
 {table(["data set", *LAYERS, "rates"], levels)}
+
+## Folding the normalisations, and int8
+
+Networks fitted to simulated ads, on 4,096 rows not seen in training: the largest difference that `fuse_bn` makes to the
+log-odds; the largest |Δp| of int8, its speed beside the float network (both with folded normalisations), and what
+`quantize` decides.
+
+{table(COMPRESSED, map(compressed, WIDTHS))}
 
 {seconds:.0f} CPU seconds.
 """

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from scipy.special import expit
+from sklearn.utils.validation import check_is_fitted
 
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.models.rate_regressor import RateRegressor, logit_of_mean
 
 if TYPE_CHECKING:
     import xgboost
@@ -26,10 +26,9 @@ FloatArray = NDArray[np.float64]
 
 _BOOSTER_FILE = "booster.ubj"
 _STATE_FILE = "boosted.json"
-_RATE_FLOOR = 1e-6
 
 
-class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class BoostedRate(RateRegressor):
     """Boosted trees on the log-odds of a rate.
 
     The loss of a row is ``weight · binomial log-loss``; with impressions as weights, Hessians are in expected clicks
@@ -137,7 +136,7 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if not weight.sum() > 0:
             raise InputError("BoostedRate needs rows with impressions; the sum of sample_weight is zero.")
         self.uses_base_margin_ = base_margin is not None
-        self.base_logit_ = float(logit(np.clip(np.average(y, weights=weight), _RATE_FLOOR, 1 - _RATE_FLOOR)))
+        self.base_logit_ = logit_of_mean(y, weight)
         margin = self._margin(len(y), base_margin)
         train = xgboost.DMatrix(frame, label=y, weight=weight, base_margin=margin, nthread=self.n_threads)
         evals, rounds = [], None
@@ -184,11 +183,6 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             frame, iteration_range=(0, self.n_trees_), predict_type="margin", base_margin=np.zeros(len(frame))
         )
         return margin + np.asarray(raw, dtype=np.float64)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
 
     def feature_importance(self) -> dict[str, float]:
         """Share of the total loss reduction by column, in falling order; sums to 1 (or all 0 without a split)."""
@@ -257,39 +251,6 @@ class BoostedRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             "nthread": self.n_threads,
             "seed": self.random_state,
         }
-
-    def _names(self) -> list[str]:
-        if hasattr(self, "feature_names_in_"):
-            return [str(name) for name in self.feature_names_in_]
-        return [f"f{i}" for i in range(self.n_features_in_)]
-
-    def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
-        if isinstance(X, pd.DataFrame) and not reset and hasattr(self, "feature_names_in_"):
-            if missing := [name for name in self.feature_names_in_ if name not in X.columns]:
-                raise InputError(f"X must have the columns of fit; it lacks {shown(missing)}.")
-            X = X[list(self.feature_names_in_)]
-        options: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "reset": reset}
-        if y is None:
-            # An empty day is a day: no ads, no predictions.
-            frame = validate_data(self, X, ensure_min_samples=0, **options)
-            return frame, np.empty(0), np.empty(0)
-        frame, y = validate_data(self, X, y, y_numeric=True, **options)
-        if not ((y >= 0) & (y <= 1)).all():
-            raise InputError(f"y must hold rates in [0, 1], however: min {np.min(y)}, max {np.max(y)}.")
-        weight = np.ones(len(frame))
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, frame, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-            )
-        return frame, np.asarray(y, dtype=np.float64), weight
-
-    def _margin(self, rows: int, base_margin: ArrayLike | None) -> FloatArray:
-        if base_margin is None:
-            return np.full(rows, self.base_logit_)
-        margin = np.asarray(base_margin, dtype=np.float64)
-        if margin.shape != (rows,) or not np.isfinite(margin).all():
-            raise InputError(f"base_margin must be finite with shape ({rows},), however: {margin.shape}.")
-        return margin
 
     def _validation_matrix(self, validation: tuple[Any, ...]) -> xgboost.DMatrix:
         import xgboost

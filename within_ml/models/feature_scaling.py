@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from within_ml.errors import InputError
 
 FloatArray = NDArray[np.float64]
 
@@ -78,6 +80,37 @@ class FeatureScaling:
         """Restore what `to_arrays` returned."""
         unit, mean, deviation = (arrays[name].astype(np.float64) for name in ("unit", "mean", "deviation"))
         return cls(unit, mean, deviation, arrays["flagged"].astype(np.bool_))
+
+
+def checked_vectors(name: str, values: ArrayLike, rows: int) -> FloatArray:
+    """Return the vectors of a modality, shape (rows, size).
+
+    Raises
+    ------
+    InputError
+        If the shape is another, or a value is infinite.
+    """
+    vectors = np.asarray(values, dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
+        raise InputError(f"Modality {name!r} must have shape ({rows}, size), however: {vectors.shape}.")
+    if np.isinf(vectors).any():
+        raise InputError(f"Modality {name!r} must be finite or NaN, however: it has infinite values.")
+    return vectors
+
+
+def vector_scaling(vectors: FloatArray) -> FeatureScaling:
+    """Fit the scaling of a modality, where a row with any NaN is missing; without flags, since the network masks it."""
+    scaling = FeatureScaling.fit(_whole(vectors))
+    return replace(scaling, flagged=np.zeros_like(scaling.flagged))
+
+
+def scaled_vectors(scaling: FeatureScaling, vectors: FloatArray) -> FloatArray:
+    """Return scaled vectors, all NaN in rows that are missing."""
+    return np.where(np.isnan(_whole(vectors)), np.nan, scaling.transform(vectors))
+
+
+def _whole(vectors: FloatArray) -> FloatArray:
+    return np.where(np.isnan(vectors).any(1, keepdims=True), np.nan, vectors)
 
 
 def _compressed(X: FloatArray, unit: FloatArray) -> FloatArray:

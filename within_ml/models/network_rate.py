@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,15 +18,15 @@ import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from scipy.special import expit
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from within_ml.errors import InputError, ModelFormatError, shown
 from within_ml.models.ad_nn import AdPredictorNN
-from within_ml.models.feature_scaling import FeatureScaling
+from within_ml.models.feature_scaling import FeatureScaling, checked_vectors, scaled_vectors, vector_scaling
 from within_ml.models.network_training import EpochRecord, Rows, TrainingSettings, input_slopes, train
+from within_ml.models.rate_regressor import RateRegressor, logit_of_mean
 
 FloatArray = NDArray[np.float64]
 Modalities = Mapping[str, ArrayLike]
@@ -35,11 +35,10 @@ logger = logging.getLogger(__name__)
 
 _NETWORK_FILE = "network.safetensors"
 _STATE_FILE = "network.json"
-_RATE_FLOOR = 1e-6
 _PREDICTED_ROWS = 4096
 
 
-class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class NetworkRate(RateRegressor):
     """`AdPredictorNN` fitted to rates: binomial log-loss by impressions, on top of a base margin.
 
     Parameters
@@ -169,13 +168,13 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if not weight.sum() > 0:
             raise InputError("NetworkRate needs rows with impressions; the sum of sample_weight is zero.")
         self.uses_base_margin_ = base_margin is not None
-        self.base_logit_ = float(logit(np.clip(np.average(y, weights=weight), _RATE_FLOOR, 1 - _RATE_FLOOR)))
+        self.base_logit_ = logit_of_mean(y, weight)
         margin = self._margin(len(y), base_margin)
-        vectors = {str(name): _vectors(name, values, len(y)) for name, values in (modalities or {}).items()}
+        vectors = {str(name): checked_vectors(name, values, len(y)) for name, values in (modalities or {}).items()}
         self.modality_dims_ = {name: values.shape[1] for name, values in vectors.items()}
         shown_rows = np.flatnonzero(weight > 0)
         self.scaling_ = FeatureScaling.fit(frame[shown_rows])
-        self.modality_scaling_ = {name: _modality_scaling(values[shown_rows]) for name, values in vectors.items()}
+        self.modality_scaling_ = {name: vector_scaling(values[shown_rows]) for name, values in vectors.items()}
         # Weights of about 1, so that the loss of a step, and with it the clipping of gradients, has one scale.
         unit = weight[shown_rows].mean()
         rows = self._rows(frame, vectors, margin, y, weight / unit).at(torch.as_tensor(shown_rows))
@@ -230,11 +229,6 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         total = float(self.importance_.sum()) or 1.0
         shares = {name: float(value) / total for name, value in zip(self._names(), self.importance_, strict=True)}
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
 
     def save(self, folder: Path) -> None:
         """Write weights and settings into an existing folder."""
@@ -328,14 +322,7 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _train(self, rows: Rows, held: Rows | None) -> None:
         device = self._device()
-        settings = TrainingSettings(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            patience=self.patience,
-            mixed_precision=self.mixed_precision,
-        )
+        settings = TrainingSettings(**{field.name: getattr(self, field.name) for field in fields(TrainingSettings)})
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.random_state)
             network = self._network().to(device)
@@ -358,41 +345,8 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"device must be one that is there, however: {self.device!r}; 'auto' takes what there is.")
         return device
 
-    def _names(self) -> list[str]:
-        if hasattr(self, "feature_names_in_"):
-            return [str(name) for name in self.feature_names_in_]
-        return [f"f{i}" for i in range(self.n_features_in_)]
-
-    def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
-        if isinstance(X, pd.DataFrame) and not reset and hasattr(self, "feature_names_in_"):
-            if missing := [name for name in self.feature_names_in_ if name not in X.columns]:
-                raise InputError(f"X must have the columns of fit; it lacks {shown(missing)}.")
-            X = X[list(self.feature_names_in_)]
-        options: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "reset": reset}
-        if y is None:
-            # An empty day is a day: no ads, no predictions.
-            frame = validate_data(self, X, ensure_min_samples=0, **options)
-            return frame, np.empty(0), np.empty(0)
-        frame, y = validate_data(self, X, y, y_numeric=True, **options)
-        if not ((y >= 0) & (y <= 1)).all():
-            raise InputError(f"y must hold rates in [0, 1], however: min {np.min(y)}, max {np.max(y)}.")
-        weight = np.ones(len(frame))
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, frame, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-            )
-        return frame, np.asarray(y, dtype=np.float64), weight
-
-    def _margin(self, rows: int, base_margin: ArrayLike | None) -> FloatArray:
-        if base_margin is None:
-            return np.full(rows, self.base_logit_)
-        margin = np.asarray(base_margin, dtype=np.float64)
-        if margin.shape != (rows,) or not np.isfinite(margin).all():
-            raise InputError(f"base_margin must be finite with shape ({rows},), however: {margin.shape}.")
-        return margin
-
     def _checked_modalities(self, modalities: Modalities | None, rows: int) -> dict[str, FloatArray]:
-        vectors = {str(name): _vectors(name, values, rows) for name, values in (modalities or {}).items()}
+        vectors = {str(name): checked_vectors(name, values, rows) for name, values in (modalities or {}).items()}
         for name, values in vectors.items():
             if name not in self.modality_dims_:
                 raise InputError(f"modalities must be those of fit, {shown(self.modality_dims_)}; {name!r} is none.")
@@ -403,7 +357,13 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return vectors
 
     def _validation_rows(self, validation: tuple[Any, ...]) -> Rows:
+        if len(validation) != 5:
+            raise InputError(
+                f"validation must be (X, y, sample_weight, modalities, base_margin), not {len(validation)}."
+            )
         X, y, sample_weight, modalities, base_margin = validation
+        if (base_margin is not None) != self.uses_base_margin_:
+            raise InputError("validation must come with a base_margin exactly if the training rows do.")
         frame, y, weight = self._checked(X, y, sample_weight, reset=False)
         if not weight.sum() > 0:
             raise InputError("validation needs rows with impressions; the sum of its sample_weight is zero.")
@@ -411,10 +371,10 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self._rows(frame, vectors, self._margin(len(y), base_margin), y, weight)
 
     def _inputs(self, frame: FloatArray, vectors: Mapping[str, FloatArray]) -> tuple[Tensor, dict[str, Tensor]]:
-        scaled = {}
-        for name, values in vectors.items():
-            missing = np.isnan(values).any(1, keepdims=True)
-            scaled[name] = torch.from_numpy(np.where(missing, np.nan, self.modality_scaling_[name].transform(values)))
+        scaled = {
+            name: torch.from_numpy(scaled_vectors(self.modality_scaling_[name], values))
+            for name, values in vectors.items()
+        }
         return torch.from_numpy(self.scaling_.transform(frame)), scaled
 
     def _rows(
@@ -443,19 +403,3 @@ class NetworkRate(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 result = function(x.to(device), {name: values.to(device) for name, values in scaled.items()})
                 found.append(result.cpu().numpy())
         return np.concatenate(found) if found else np.empty(0)
-
-
-def _vectors(name: object, values: ArrayLike, rows: int) -> FloatArray:
-    vectors = np.asarray(values, dtype=np.float64)
-    if vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
-        raise InputError(f"Modality {name!r} must have shape ({rows}, size), however: {vectors.shape}.")
-    if np.isinf(vectors).any():
-        raise InputError(f"Modality {name!r} must be finite or NaN, however: it has infinite values.")
-    return vectors
-
-
-def _modality_scaling(vectors: FloatArray) -> FeatureScaling:
-    whole = np.where(np.isnan(vectors).any(1, keepdims=True), np.nan, vectors)
-    scaling = FeatureScaling.fit(whole)
-    # A missing row is masked by the network, so that no flags are needed.
-    return replace(scaling, flagged=np.zeros_like(scaling.flagged))

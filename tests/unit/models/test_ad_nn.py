@@ -102,6 +102,21 @@ def test_a_wide_trunk_is_where_int8_differs_most_and_is_still_close():
     assert found.max_difference < 0.01
 
 
+@pytest.mark.parametrize("noise_type", ["depolarizing", "amplitude_damping", "shot"])
+def test_it_trains_in_mixed_precision(noise_type):
+    """bfloat16 on the CPU stands for that of a GPU."""
+    network, (x, modalities) = trained(enable_quantum_noise=True, noise_type=noise_type, adaptive_dropout=True), rows()
+    modalities["image"][:9] = torch.nan
+    exact = network(x, modalities)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = network(x, modalities)
+        network.train()(x, modalities).float().sum().backward()
+
+    assert rough.dtype == torch.bfloat16
+    assert (rough - exact).abs().max() < 0.1
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
 def test_noise_and_dropout_are_told_about_the_training():
     network = AdPredictorNN(5, (8, 8), 0.2, True, adaptive_dropout=True)
     network.set_progress(1.0)

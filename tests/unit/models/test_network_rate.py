@@ -260,6 +260,10 @@ def test_misuse_is_refused(fitted):
         fitted.predict(X, modalities={"text": np.ones((20, 2))})
     with pytest.raises(InputError, match="validation needs rows with impressions"):
         NetworkRate().fit(X, y, w, validation=(X, y, 0 * w, None, None))
+    with pytest.raises(InputError, match="exactly if the training rows do"):
+        NetworkRate().fit(X, y, w, validation=(X, y, w, None, np.zeros(20)))
+    with pytest.raises(InputError, match="modalities, base_margin"):
+        NetworkRate().fit(X, y, w, validation=(X, y, w))
     with pytest.raises(NotFittedError):  # scikit-learn's own, as for all its estimators
         clone(fitted).predict(X)
 
