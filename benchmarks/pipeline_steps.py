@@ -35,7 +35,7 @@ IMPORTS["night"] = tuple(name for names in IMPORTS.values() for name in names)
 
 ASSETS = {
     "ingest": "landing_files,accounts,ads,campaigns,regions,ad_performance",
-    "content": "ad_content",
+    "content": "ad_content,image_content",
     "ad_features": "ad_features",
     "account_features": "account_features",
     "training_set": "ad_training_set",
@@ -85,7 +85,7 @@ def step_ingest(first: str, last: str) -> dict[str, Any]:
 
 
 def step_content() -> dict[str, Any]:
-    runner().materialize([ASSETS["content"]])
+    runner().materialize(ASSETS["content"].split(","))
     return {}
 
 

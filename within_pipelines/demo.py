@@ -50,7 +50,7 @@ class Demo:
             # The history begins the day before the first export's; without this partition it would look unfinished.
             self._missing(self.store.dates(PERFORMANCE), PERFORMANCE, first, last, show)
         with self._step("features of each day") as show:
-            self._missing(self.store.dates("ad_features"), "ad_content,ad_features", first, last, show)
+            self._missing(self.store.dates("ad_features"), "ad_content,image_content,ad_features", first, last, show)
         vintages = mondays(last - timedelta(days=HORIZON_DAYS * WEEKS), last)
         with self._step("a model for each Monday") as show:
             self._train(vintages, show)

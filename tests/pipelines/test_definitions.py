@@ -25,7 +25,7 @@ HEAVY = ("torch", "shap", "xgboost", "pyod", "mlflow", "great_expectations")
 
 GROUPS = {
     "lake": {"landing_files", "ad_performance", "ads", "campaigns", "accounts", "regions"},
-    "features": {"ad_content", "ad_features", "account_features"},
+    "features": {"ad_content", "image_content", "ad_features", "account_features"},
     "training": {
         "ad_training_set", "ad_score_model", "ad_score_calibration", "ad_score_evaluation", "ad_score_champion",
     },

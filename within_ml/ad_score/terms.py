@@ -23,7 +23,7 @@ REQUIRED_COLUMNS = ("date", "platform", "account_id", "campaign_id", "ad_id", "h
 """What every frame must have, beside the numeric features the model was fitted on."""
 
 _AUDIENCE = ("audience_age", "audience_gender", "interests")
-_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, *_AUDIENCE, "ad_group_id"} - {"prior_ctr"})
+_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, *_AUDIENCE, "ad_group_id", "image_path"} - {"prior_ctr"})
 _RATE_FLOOR = 1e-6
 _PRIOR_WEEKS = 4
 _CENTRE_STRENGTH = 20.0

@@ -1,4 +1,4 @@
-"""The table ``ad_features``: which ads have a row on a day, and its columns put together from sums, text and dates.
+"""The table ``ad_features``: which ads have a row on a day, its columns put together from sums, text, image and dates.
 
 One definition for nightly runs, backfills, training and scoring. The arithmetic of rates is in `performance`, windows
 are in `temporal`; running the expression is `runner`'s work.
@@ -56,7 +56,7 @@ _PRIORS = {
     "campaign": "campaign_prior_ctr",
     "ad": "prior_ctr",
 }
-_AS_OF_THE_DAY = ("headline", "body", "audience_age", "audience_gender", "interests")
+_AS_OF_THE_DAY = ("headline", "body", "image_path", "audience_age", "audience_gender", "interests")
 """What is known of an ad by the version of the day."""
 
 _NEVER = 10_000_000
@@ -69,7 +69,7 @@ class FeatureInputs:
 
     ``daily`` is `performance.ad_daily` and must hold whole accounts; ``platforms`` is `performance.platform_daily` over
     all accounts. ``ads`` and ``campaigns`` follow the contracts of the lake. ``content`` has ``text_hash`` and the text
-    features, one row per text.
+    features, one row per text; ``images`` has ``image_path`` and the image features, one row per file.
 
     >>> from within_ml.features.runner import unbound_inputs
     >>> unbound_inputs().daily.columns[:4]
@@ -81,6 +81,7 @@ class FeatureInputs:
     ads: ir.Table
     campaigns: ir.Table
     content: ir.Table
+    images: ir.Table
 
 
 def ad_features(
@@ -119,6 +120,7 @@ def ad_features(
         full = joined(full, checkpoint(f"{level}_totals", totals), [*keys, "day"])
     full = _with_dates(_with_rates(full), versions, inputs.campaigns)
     full = joined(full, inputs.content, ["text_hash"])
+    full = joined(full, inputs.images, ["image_path"])
     return as_contracted(full, ad_features_contract())
 
 
@@ -237,7 +239,7 @@ def _trend(rows: ir.Table, level: str) -> ir.Value:
 
 
 def _with_dates(rows: ir.Table, versions: ir.Table, campaigns: ir.Table) -> ir.Table:
-    """Add the ad's text and audience as of the day, the text's key, ages and the weekday."""
+    """Add the ad's text, image and audience as of the day, the text's key, ages and the weekday."""
     known = versions.select(
         *AD_KEY,
         *_AS_OF_THE_DAY,

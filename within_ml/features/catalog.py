@@ -201,7 +201,17 @@ def _text_features() -> tuple[Feature, ...]:
 
 TEXT_AD_FEATURES: tuple[Feature, ...] = _text_features()
 
-AD_FEATURES: tuple[Feature, ...] = (*NUMERIC_AD_FEATURES, *TEXT_AD_FEATURES)
+
+def _image_features() -> tuple[Feature, ...]:
+    """Features of the ad's image, as `images` lists them."""
+    from within_ml.features.images import IMAGE_FEATURES
+
+    return tuple(Feature(i.name, i.meaning, i.unit, _AD_GRAIN, 0, i.version, _OWNER, "float64") for i in IMAGE_FEATURES)
+
+
+IMAGE_AD_FEATURES: tuple[Feature, ...] = _image_features()
+
+AD_FEATURES: tuple[Feature, ...] = (*NUMERIC_AD_FEATURES, *TEXT_AD_FEATURES, *IMAGE_AD_FEATURES)
 """All features of an ad on a day, in the order of the table's columns."""
 
 ACCOUNT_FEATURES: tuple[Feature, ...] = (
@@ -296,6 +306,7 @@ def ad_features_contract() -> Contract:
             _id_column("ad_id", "Ad, unique within platform and account"),
             Column("headline", pa.string(), "Headline as of the day", nullable=True),
             Column("body", pa.string(), "Body text as of the day", nullable=True),
+            Column("image_path", pa.string(), "Image file below the lake's root as of the day", nullable=True),
             Column("audience_age", pa.string(), f"Targeted age band as of the day, or {UNKNOWN!r}", nullable=True),
             Column("audience_gender", pa.string(), f"Targeted gender as of the day, or {UNKNOWN!r}", nullable=True),
             Column("interests", pa.string(), "Targeted interests as of the day, comma separated", nullable=True),

@@ -18,7 +18,12 @@ import pyarrow as pa
 from within_ml.errors import InputError, shown
 from within_ml.features.account import AccountInputs, account_features, agency_daily, required_account_dates
 from within_ml.features.ad_features import FeatureInputs, ad_features
-from within_ml.features.catalog import TEXT_AD_FEATURES, account_features_contract, ad_features_contract
+from within_ml.features.catalog import (
+    IMAGE_AD_FEATURES,
+    TEXT_AD_FEATURES,
+    account_features_contract,
+    ad_features_contract,
+)
 from within_ml.features.execution import (
     FeatureDay,
     Limits,
@@ -43,6 +48,10 @@ CONTENT_SCHEMA = pa.schema(
 )
 """Columns of the table ``ad_content``: one row per distinct text."""
 
+_KNOWN_IMAGES = pa.schema(
+    [pa.field("image_path", pa.string(), nullable=False), *(pa.field(f.name, pa.float64()) for f in IMAGE_AD_FEATURES)]
+)
+
 _LABEL_SCHEMA = pa.schema(
     [("date", pa.date32()), *((k, pa.string()) for k in AD_KEY), *((c, pa.int64()) for c in LABEL_COLUMNS)]
 )
@@ -54,6 +63,7 @@ def compute_ad_features(
     first: date,
     last: date,
     content: pa.Table | None = None,
+    images: pa.Table | None = None,
     accounts: Sequence[str] = (),
     campaigns: Sequence[str] = (),
     limits: Limits | None = None,
@@ -68,6 +78,8 @@ def compute_ad_features(
         The wanted days, both included. Any cut of a range gives the same rows.
     content
         The table ``ad_content`` (`CONTENT_SCHEMA`); texts that are not in it have null text features.
+    images
+        The table ``image_content`` (`image_content.IMAGE_SCHEMA`); images that are not in it have null features.
     accounts, campaigns
         Only rows of these, if any are named; their values are the same as in a full run.
     limits
@@ -81,10 +93,11 @@ def compute_ad_features(
     Raises
     ------
     InputError
-        If ``last`` is before ``first`` or ``content`` lacks a column.
+        If ``last`` is before ``first``, or ``content`` or ``images`` lacks a column.
     """
     period, limits, contract = Period(first, last), limits or Limits(), ad_features_contract()
     content = _checked_content(content)
+    images = _checked(images, _KNOWN_IMAGES, "images")
     with workspace(limits) as (con, folder):
         performance = _view(read, con, "ad_performance", required_dates(first, last))
         ads, starts = _view(read, con, "ads"), _view(read, con, "campaigns")
@@ -95,6 +108,7 @@ def compute_ad_features(
         copy_table(con, "all_ads", _of(ads, accounts), sharded=True)
         copy_table(con, "known_campaigns", starts)
         con.register("known_content", content)
+        con.register("known_images", images)
         script = _ad_script(period, tuple(campaigns))
         buckets = pack(con, ["all_daily", "all_ads"], period, limits)
         results = run_buckets(con, folder, script, buckets, tables=["daily", "ads"])
@@ -227,6 +241,7 @@ def unbound_inputs() -> FeatureInputs:
         ads=unbound(CONTRACTS["ads"].schema, "bucket_ads"),
         campaigns=unbound(CONTRACTS["campaigns"].schema, "known_campaigns"),
         content=unbound(CONTENT_SCHEMA, "known_content"),
+        images=unbound(_KNOWN_IMAGES, "known_images"),
     )
 
 
@@ -257,12 +272,16 @@ def _copy_daily(con: duckdb.DuckDBPyConnection, performance: ir.Table, accounts:
 
 
 def _checked_content(content: pa.Table | None) -> pa.Table:
-    if content is None:
-        return CONTENT_SCHEMA.empty_table()
-    absent = [name for name in CONTENT_SCHEMA.names if name not in content.column_names]
+    return _checked(content, CONTENT_SCHEMA, "content")
+
+
+def _checked(table: pa.Table | None, schema: pa.Schema, name: str) -> pa.Table:
+    if table is None:
+        return schema.empty_table()
+    absent = [column for column in schema.names if column not in table.column_names]
     if absent:
         raise InputError(
-            f"content must have the columns text_hash and all text features; {shown(absent)} are missing. "
-            "Compute ad_content again with this version."
+            f"{name} must have the columns {schema.names[0]} and all {name} features; {shown(absent)} are missing. "
+            f"Compute {'ad_content' if name == 'content' else 'image_content'} again with this version."
         )
-    return content.select(CONTENT_SCHEMA.names)
+    return table.select(schema.names)

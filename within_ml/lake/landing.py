@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from within_ml.errors import LakeError, SourceError, WithinError, shown
 from within_ml.lake.audit import Audit, audit, check_share
 from within_ml.lake.contracts import CONTRACTS, Contract
+from within_ml.lake.images import copy_images
 from within_ml.lake.quarantine import quarantine, without_keys
 from within_ml.lake.sources import (
     LandingFile,
@@ -377,6 +378,8 @@ def _add_newer(partitions: dict[date, pa.Table], rows: pa.Table, key: tuple[str,
 def ingest_dimension(store: LakeStore, zone: LandingZone, table: str, *, run_id: str) -> Ingested | None:
     """Merge the files that landed since the last time into a table without partitions; None when nothing landed.
 
+    With ``ads`` come the images that lie beside their files, also those that landed later than the files.
+
     Raises
     ------
     ContractError
@@ -384,7 +387,10 @@ def ingest_dimension(store: LakeStore, zone: LandingZone, table: str, *, run_id:
     """
     contract = CONTRACTS[table]
     done = store.progress(table, TABLE)
-    waiting = [f for f in current_files(store) if f.sequence > done and table in f.tables]
+    files = [f for f in current_files(store) if table in f.tables]
+    if table == "ads":
+        copy_images(store.images, zone.root, [((zone.root / f.path).parent, f.source) for f in files])
+    waiting = [f for f in files if f.sequence > done]
     if not waiting:
         return None
     audits = [audit(_read(zone, file, table), contract) for file in waiting]

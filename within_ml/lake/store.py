@@ -27,6 +27,7 @@ from within_ml.errors import InputError, LakeError, MissingPartitionsError, show
 from within_ml.lake.catalog import DataCatalogModel, DataLakeModel, Filter, live_files, table_filesystem
 from within_ml.lake.contracts import CONTRACTS
 from within_ml.lake.files import common_schema, fitted, joined, without_date, write_file
+from within_ml.lake.images import LakeImages
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,11 @@ class LakeStore:
         self.root = str(root).rstrip("/")
         self.storage_options = dict(storage_options) if storage_options else None
         self.catalog = DataCatalogModel(self.root, self.storage_options)
+
+    @property
+    def images(self) -> LakeImages:
+        """The image files below the root."""
+        return LakeImages(self.root, self.storage_options)
 
     def uri(self, table: str) -> str:
         """URI of a table."""

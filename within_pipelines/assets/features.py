@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from within_ml.features.account import required_account_dates
 from within_ml.features.catalog import FEATURE_VERSION, account_features_contract, ad_features_contract
+from within_ml.features.image_content import IMAGE_SCHEMA, image_rows, merged_images, missing_images
 from within_ml.features.runner import CONTENT_SCHEMA, compute_account_features, compute_ad_features, missing_content
 from within_ml.features.temporal import required_dates
 from within_ml.features.text_keys import content_rows
@@ -22,6 +23,7 @@ from within_pipelines.resources import FeatureResource, LakeResource
 GROUP = "features"
 OWNERS = ["team:ml"]
 CONTENT = "ad_content"
+IMAGES = "image_content"
 # Pacing looks back to the first of the month, up to 30 days; everything else 27.
 MONTH = dg.TimeWindowPartitionMapping(start_offset=-30, allow_nonexistent_upstream_partitions=True)
 WINDOW = dg.TimeWindowPartitionMapping(start_offset=-27, allow_nonexistent_upstream_partitions=True)
@@ -76,12 +78,33 @@ def ad_content(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
+    kinds={"deltalake", "python"},
+    deps=["ads"],
+    code_version=FEATURE_VERSION,
+    description="Features of each image file that an ad shows: colour, edges, layout. Computed once per content.",
+    metadata={"dagster/column_schema": arrow_schema(IMAGE_SCHEMA)},
+)
+def image_content(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
+    """Measure the images that are new or have changed."""
+    store = lake.store
+    with measured() as measurement:
+        known = store.read(IMAGES) if store.exists(IMAGES) else None
+        waiting = missing_images(store.images, store.read("ads", columns=["image_path"])["image_path"], known)
+        new = image_rows(store.images, waiting)
+        commit = store.transform(IMAGES, lambda present: merged_images(present, new), run_id=context.run.run_id)
+    told = {"new_images": new.num_rows, "unreadable_images": new.num_rows - new["unreadable"].null_count}
+    return committed(context, commit, measurement, **told, feature_version=FEATURE_VERSION)
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
     kinds={"deltalake", "duckdb", "ibis"},
     partitions_def=DAILY,
     backfill_policy=BACKFILL_POLICY,
     code_version=FEATURE_VERSION,
     pool="features",
-    deps=[dg.AssetDep(ad_performance, partition_mapping=WINDOW), *dimensions, ad_content],
+    deps=[dg.AssetDep(ad_performance, partition_mapping=WINDOW), *dimensions, ad_content, image_content],
     description="What is known at the end of a day of each ad that served in 28 days or is about to start.",
     metadata={"dagster/column_schema": column_schema(ad_features_contract())},
 )
@@ -98,6 +121,7 @@ def ad_features(
             first=wanted[0],
             last=wanted[-1],
             content=content,
+            images=store.read(IMAGES) if store.exists(IMAGES) else None,
             accounts=config.accounts,
             campaigns=config.campaigns,
             limits=features.limits(),
