@@ -56,7 +56,7 @@ class TfidfEncoder:
     @classmethod
     def fit(cls, texts: Sequence[str], *, n_components: int, random_state: int) -> Self:
         """Learn vocabulary, document frequencies and components from distinct texts."""
-        from sklearn.decomposition import TruncatedSVD
+        from sklearn.utils.extmath import randomized_svd
 
         some = [text for text in texts if text]
         least = 2 if len(some) >= _FEW_TEXTS else 1
@@ -73,7 +73,7 @@ class TfidfEncoder:
         k = min(n_components, *(side - 1 for side in matrix.shape))
         components = np.zeros((0, len(words)))
         if k >= 1:
-            components = TruncatedSVD(k, random_state=random_state).fit(matrix).components_
+            components = randomized_svd(matrix, k, n_iter=5, random_state=random_state)[2]
         return cls.restored(words, vectorizer.idf_, _signed(components))
 
     @classmethod

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from within_ml.errors import InputError, ModelFormatError
+from within_ml.features.content import as_text
 from within_ml.features.encoders import NO_COLUMNS, Arrays, Projection, TabularEncoder, TfidfEncoder
 from within_ml.features.image_network import ImageEvidence, ImageNetwork, expected_rates, pixels_of
 from within_ml.features.images import IMAGE_FEATURES, ImageInput, image_features
@@ -156,7 +157,7 @@ class ImageModality:
         distinct, of_row = distinct_images(images)
         read = _read(distinct, root)
         table = image_features(read).table
-        matrix = np.column_stack([table[name].to_numpy() for name in IMAGE_NAMES]).reshape(len(read), -1)[of_row]
+        matrix = np.column_stack([table[name].to_numpy() for name in IMAGE_NAMES])[of_row]
         if X is not None:
             matrix = _filled(matrix, X)
         there = _some(matrix)
@@ -242,7 +243,7 @@ def texts_of(X: pd.DataFrame) -> list[str | None]:
     >>> [str(text).split() for text in texts_of(pd.DataFrame({"headline": ["Buy", None], "body": ["now", None]}))]
     [['Buy', 'now'], ['None']]
     """
-    columns = [X[name].astype(object).where(X[name].notna(), None).tolist() for name in TEXT_COLUMNS if name in X]
+    columns = [as_text(X[name], name).to_pylist() for name in TEXT_COLUMNS if name in X]
     if not columns:
         return [None] * len(X)
     return [

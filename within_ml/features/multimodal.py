@@ -430,7 +430,7 @@ def _checked_evidence(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
         )
     if not weight.any():
-        raise InputError("sample_weight must be positive in at least one row of X, however all are 0.")
+        raise InputError("sample_weight must be positive in at least one row of X, however each weight is zero.")
     if y is None:
         return None, weight
     try:
