@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.features.encoders import Scaling, TabularEncoder
@@ -32,7 +32,7 @@ from within_ml.features.modalities import (
     images_of,
     texts_of,
 )
-from within_ml.features.selection import Selection, ranked
+from within_ml.features.selection import Selection, checked_evidence, ranked, shared_out
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
@@ -316,7 +316,7 @@ class MultiModalFeatureExtractor(TransformerMixin, BaseEstimator):  # type: igno
     ) -> tuple[pd.DataFrame, Floats | None]:
         self._check_parameters()
         frame = self._frame(X, reset=True)
-        y, w = _checked_evidence(frame, y, sample_weight)
+        y, w = checked_evidence(frame, y, sample_weight)
         self.images_root_ = None if images_root is None else str(images_root)
         self._make_parts()
         self._text.fit(texts_of(frame), w)
@@ -329,7 +329,7 @@ class MultiModalFeatureExtractor(TransformerMixin, BaseEstimator):  # type: igno
             "tabular": self._tabular.raw(frame)[0],
         }
         order = {name: ranked(matrix, y, w, Selection(self.selection)) for name, matrix in raw.items()}
-        widths = _shares(self.output_dim, {name: min(len(order[name]), self._most(name)) for name in MODALITIES})
+        widths = shared_out(self.output_dim, {name: min(len(order[name]), self._most(name)) for name in MODALITIES})
         kept = {name: order[name][: widths[name]] for name in MODALITIES}
         self._scaling = {name: Scaling.fit(raw[name], w, kept[name]) for name in MODALITIES}
         parts = {"text": self._text.names, "image": self._image.names, "tabular": self._tabular.names}
@@ -419,44 +419,6 @@ class MultiModalFeatureExtractor(TransformerMixin, BaseEstimator):  # type: igno
     def _require_fitted(self) -> None:
         if not hasattr(self, "names_"):
             raise NotFittedError("The extractor must be fitted or loaded first; call fit or load.")
-
-
-def _checked_evidence(
-    X: pd.DataFrame, y: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None
-) -> tuple[Floats | None, Floats]:
-    weight = np.ones(len(X))
-    if sample_weight is not None:
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-        )
-    if not weight.any():
-        raise InputError("sample_weight must be positive in at least one row of X, however each weight is zero.")
-    if y is None:
-        return None, weight
-    try:
-        rate = np.asarray(y, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"y must hold rates in [0, 1], however: {error}.") from error
-    if rate.shape != (len(X),):
-        raise InputError(f"y must have one rate for each of the {len(X)} rows of X, however: shape {rate.shape}.")
-    wrong = (weight > 0) & ~((rate >= 0) & (rate <= 1))
-    if wrong.any():
-        raise InputError(f"y must hold rates in [0, 1], however: {shown(rate[wrong].tolist())}.")
-    return np.where(weight > 0, rate, 0.0), weight
-
-
-def _shares(total: int, available: Mapping[str, int]) -> dict[str, int]:
-    """Share columns out one by one in turn, as long as a modality has more.
-
-    >>> _shares(8, {"text": 50, "image": 1, "tabular": 3})
-    {'text': 4, 'image': 1, 'tabular': 3}
-    """
-    shares = dict.fromkeys(available, 0)
-    while sum(shares.values()) < total and shares != dict(available):
-        for name, most in available.items():
-            if shares[name] < most and sum(shares.values()) < total:
-                shares[name] += 1
-    return shares
 
 
 def _loaded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How much each column says about a rate on its own, with impressions as weights: what features are chosen by.
+"""How much each column says about a rate on its own, with impressions as weights, and how many of them are kept.
 
 Functions of arrays; a missing value is NaN and counts for nothing. Which features are chosen from is the caller's.
 """
@@ -10,6 +10,9 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+
+from within_ml.errors import InputError, shown
 
 Floats = npt.NDArray[np.float64]
 
@@ -113,3 +116,50 @@ def ranked(X: Floats, y: Floats | None, sample_weight: Floats, selection: Select
 def _varies(column: Floats) -> bool:
     there = column[np.isfinite(column)]
     return bool(there.size and (there != there[0]).any())
+
+
+def checked_evidence(
+    X: pd.DataFrame, y: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None
+) -> tuple[Floats | None, Floats]:
+    """Return rates (None where there are none) and weights of the rows; a row without weight may have any rate.
+
+    Raises
+    ------
+    InputError
+        If a length or range is wrong, or no weight is positive.
+    """
+    from sklearn.utils.validation import _check_sample_weight
+
+    weight = np.ones(len(X))
+    if sample_weight is not None:
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
+        )
+    if not weight.any():
+        raise InputError("sample_weight must be positive in at least one row of X, however each weight is zero.")
+    if y is None:
+        return None, weight
+    try:
+        rate = np.asarray(y, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"y must hold rates in [0, 1], however: {error}.") from error
+    if rate.shape != (len(X),):
+        raise InputError(f"y must have one rate for each of the {len(X)} rows of X, however: shape {rate.shape}.")
+    wrong = (weight > 0) & ~((rate >= 0) & (rate <= 1))
+    if wrong.any():
+        raise InputError(f"y must hold rates in [0, 1], however: {shown(rate[wrong].tolist())}.")
+    return np.where(weight > 0, rate, 0.0), weight
+
+
+def shared_out(total: int, available: Mapping[str, int]) -> dict[str, int]:
+    """Share ``total`` columns out one by one in turn, as long as a modality has more.
+
+    >>> shared_out(8, {"text": 50, "image": 1, "tabular": 3})
+    {'text': 4, 'image': 1, 'tabular': 3}
+    """
+    shares = dict.fromkeys(available, 0)
+    while sum(shares.values()) < total and shares != dict(available):
+        for name, most in available.items():
+            if shares[name] < most and sum(shares.values()) < total:
+                shares[name] += 1
+    return shares
