@@ -15,7 +15,7 @@ from within_ml.lake.store import LakeStore
 # The benchmarks are no installed package: they run from the repository's root, which pytest does not put on the path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import nightly, reasons, scale, similar_ads, upworthy, usual_way
+from benchmarks import multimodal, nightly, reasons, scale, similar_ads, upworthy, usual_way
 from benchmarks.measuring import StepFailedError, run_step
 
 START, DAYS = date(2024, 1, 1), 35
@@ -92,3 +92,8 @@ class TestRuns:
     def test_similar_ads_of_a_few_texts(self, tmp_path):
         page = similar_ads.run(500, 20, results=tmp_path).read_text()
         assert "| fit | 1,000 rows, 500 candidates |" in page
+
+    def test_modalities_of_a_small_agency(self, tmp_path):
+        page = multimodal.run(8, 50, 120, 1, results=tmp_path).read_text()
+        assert page.count("1 of 1") + page.count("0 of 1") >= 7
+        assert "| tabular |" in page

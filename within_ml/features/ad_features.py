@@ -56,7 +56,7 @@ _PRIORS = {
     "campaign": "campaign_prior_ctr",
     "ad": "prior_ctr",
 }
-_AS_OF_THE_DAY = ("headline", "body", "audience_age", "audience_gender", "interests", "image_path")
+_AS_OF_THE_DAY = ("headline", "body", "image_path", "audience_age", "audience_gender", "interests")
 """What is known of an ad by the version of the day."""
 
 _NEVER = 10_000_000
@@ -239,7 +239,7 @@ def _trend(rows: ir.Table, level: str) -> ir.Value:
 
 
 def _with_dates(rows: ir.Table, versions: ir.Table, campaigns: ir.Table) -> ir.Table:
-    """Add the ad's text, audience and image as of the day, the text's key, ages and the weekday."""
+    """Add the ad's text, image and audience as of the day, the text's key, ages and the weekday."""
     known = versions.select(
         *AD_KEY,
         *_AS_OF_THE_DAY,

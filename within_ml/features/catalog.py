@@ -306,6 +306,7 @@ def ad_features_contract() -> Contract:
             _id_column("ad_id", "Ad, unique within platform and account"),
             Column("headline", pa.string(), "Headline as of the day", nullable=True),
             Column("body", pa.string(), "Body text as of the day", nullable=True),
+            Column("image_path", pa.string(), "Image file below the lake's root as of the day", nullable=True),
             Column("audience_age", pa.string(), f"Targeted age band as of the day, or {UNKNOWN!r}", nullable=True),
             Column("audience_gender", pa.string(), f"Targeted gender as of the day, or {UNKNOWN!r}", nullable=True),
             Column("interests", pa.string(), "Targeted interests as of the day, comma separated", nullable=True),

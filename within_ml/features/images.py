@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import struct
 import warnings
 from collections import Counter
@@ -302,7 +303,7 @@ def _colour(picture: Image, luma: npt.NDArray[np.int64]) -> dict[str, float]:
         "image_colourfulness": _colourfulness(rgb),
         "image_colour_entropy": _entropy(np.bincount(_cells(rgb), minlength=64)),
         "image_brightness": grey / 255,
-        "image_contrast": float(np.sqrt(max(luma @ levels**2 / n - grey**2, 0.0))) / 255,
+        "image_contrast": math.sqrt(max(float(luma @ levels**2) / n - grey**2, 0.0)) / 255,
         "image_luma_range": float(high - low) / 255,
         "image_luma_entropy": _entropy(luma.reshape(32, 8).sum(axis=1)),
     }
@@ -323,7 +324,7 @@ def _colourfulness(rgb: npt.NDArray[np.int16]) -> float:
     mean = [float(o.sum()) / n / (i + 1) for i, o in enumerate(opponents)]
     square = [float((o * o).sum(dtype=np.int64)) / n / (i + 1) ** 2 for i, o in enumerate(opponents)]
     spread = max(square[0] - mean[0] ** 2, 0.0) + max(square[1] - mean[1] ** 2, 0.0)
-    return float(np.sqrt(spread) + 0.3 * np.hypot(*mean))
+    return math.sqrt(spread) + 0.3 * math.hypot(*mean)
 
 
 def _edges_and_layout(grey: npt.NDArray[np.int16]) -> dict[str, float]:
@@ -376,12 +377,13 @@ def _layout(energy: npt.NDArray[np.int32]) -> dict[str, float]:
 
 def _tile_means(masks: npt.NDArray[np.bool_]) -> Floats:
     """Mean of each mask in each tile, shape (masks, rows, columns); a small image has fewer tiles."""
+    means = masks.astype(np.float64)
     for axis in (1, 2):
         starts = np.unique(np.arange(_TILES) * masks.shape[axis] // _TILES)
         sizes = np.diff(np.append(starts, masks.shape[axis]))
         shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
-        masks = np.add.reduceat(masks.astype(np.float64), starts, axis=axis) / sizes.reshape(shape)
-    return masks.astype(np.float64)
+        means = np.add.reduceat(means, starts, axis=axis) / sizes.reshape(shape)
+    return means
 
 
 def _symmetry(grey: npt.NDArray[np.int16]) -> float:
