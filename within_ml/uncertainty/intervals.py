@@ -47,7 +47,8 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
 
     The rows of a week share its shock, and m weeks show only m of them, around their own mean: deviations of the
     weeks' mean z are therefore stretched by √((m+1)/(m-1)), the ratio of what a further week deviates to what the
-    known ones do.
+    known ones do. Where shocks are nearly all there is, nominal 90 % then hold 88 % with eight weeks, 81 % with four
+    and 69 % with two (simulated): give it eight.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
     >>> intervals = RateIntervals(confidence=0.9).fit(p[:2000], ctr[:2000], n[:2000])
     >>> found = intervals.predict([0.03, 0.03], [2000, 200])
     >>> found.lower.round(3), found.upper.round(3)
-    (array([0.02, 0.01]), array([0.044, 0.063]))
+    (array([0.02 , 0.012]), array([0.044, 0.059]))
     >>> round(intervals.coverage_report(p[2000:], ctr[2000:], n[2000:]).coverage, 2)
     0.9
     """
