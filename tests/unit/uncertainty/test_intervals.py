@@ -122,6 +122,18 @@ def test_a_small_or_unknown_account_gets_the_pooled_interval():
     assert found.upper[0] == found.upper[1] < found.upper[2]
 
 
+def test_an_account_that_has_begun_to_decline_is_widened_to_that_side():
+    p, y, w, week, account = unlike_accounts(0)
+    falling = (account == "meta/0") & (week >= 6)
+    calm = RateIntervals().fit(p, y, w, account, periods=week).predict([0.02], [20_000], ["meta/0"])
+    fallen = RateIntervals().fit(p, np.where(falling, 0.7 * y, y), w, account, periods=week)
+    found = fallen.predict([0.02], [20_000], ["meta/0"])
+
+    assert found.lower < 0.9 * calm.lower
+    assert found.upper == pytest.approx(calm.upper, rel=0.05)
+    assert fallen.lean_["meta/0"] == min(fallen.lean_.values()) < -0.3
+
+
 @pytest.mark.parametrize(("weeks", "gain"), [(4, 0.04), (8, 0.015)])
 def test_a_few_weeks_of_shocks_stand_for_more_than_they_show(weeks, gain):
     """Of many histories with shocks of .3, the share of the following week that lies inside."""
