@@ -1,6 +1,6 @@
 """Whether intervals of the observed click-through rate hold, and how wide they are, beside plain conformal ones.
 
-    python -m benchmarks.intervals [--seeds 1 2 3 4 5] [--accounts 40] [--days 364] [--weeks 26] [--upworthy-weeks 52]
+    python -m benchmarks.intervals [--seeds 1 2 3] [--accounts 40] [--days 364] [--weeks 26] [--upworthy-weeks 52]
 
 The ad score predicts the last weeks out of time by `within_ml.ad_score.backtest`. Each block of them (two weeks of the
 simulated agency, one of Upworthy) then gets intervals calibrated on the predictions of the eight weeks before it whose
@@ -244,15 +244,15 @@ Written by `python -m benchmarks.intervals --seeds {" ".join(map(str, arguments.
 --days {arguments.days} --weeks {arguments.weeks} --upworthy-weeks {arguments.upworthy_weeks}`. {machine()}
 
 An interval says where clicks / impressions of the next seven days will lie, nominally with 90 %. Predictions are the ad
-score's, out of time; intervals are calibrated on the eight weeks before whose labels were mature, all methods on the same
-rows. Winkler is the interval score: width plus 20 times the distance of an outcome outside, lower is better.
+score's, out of time; intervals are calibrated on the eight weeks before whose labels were mature, all methods on the
+same rows. Winkler is the interval score: width plus 20 times the distance of an outcome outside, lower is better.
 
 ## The simulated agency
 
-{len(agencies)} agencies of {arguments.accounts} accounts, {arguments.days} days, the last {arguments.weeks} weeks judged in
-blocks of two, {sum(len(a.rows) for a in agencies):,} rows. In each, one platform and the appeal of all themes change
-after two thirds of the days, and some accounts decline and leave. Accounts are judged on the rows that had at least
-{MIN_ROWS} of the same account in calibration.
+Agencies: {len(agencies)} of {arguments.accounts} accounts and {arguments.days} days, the last {arguments.weeks} weeks
+judged in blocks of two, {sum(len(a.rows) for a in agencies):,} rows. In each, one platform and the appeal of all themes
+change after two thirds of the days, and some accounts decline and leave. Accounts are judged on the rows that had at
+least {MIN_ROWS} of the same account in calibration.
 
 {nights}
 ## Upworthy by month
@@ -287,7 +287,7 @@ def run(arguments: argparse.Namespace) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="one agency for each")
+    options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one agency for each")
     options.add_argument("--accounts", type=int, default=40)
     options.add_argument("--days", type=int, default=364)
     options.add_argument("--weeks", type=int, default=26, help="last weeks of the agencies to judge")

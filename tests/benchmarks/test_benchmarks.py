@@ -15,7 +15,7 @@ from within_ml.lake.store import LakeStore
 # The benchmarks are no installed package: they run from the repository's root, which pytest does not put on the path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import multimodal, nightly, reasons, scale, similar_ads, upworthy, usual_way
+from benchmarks import intervals, multimodal, nightly, reasons, scale, similar_ads, upworthy, usual_way
 from benchmarks.measuring import StepFailedError, run_step
 
 START, DAYS = date(2024, 1, 1), 35
@@ -97,3 +97,9 @@ class TestRuns:
         page = multimodal.run(8, 50, 120, 1, results=tmp_path).read_text()
         assert page.count("1 of 1") + page.count("0 of 1") >= 7
         assert "| tabular |" in page
+
+    def test_intervals_of_a_small_agency(self, tmp_path):
+        small = ["--seeds", "1", "--accounts", "6", "--days", "180", "--weeks", "4", "--upworthy-weeks", "4"]
+        page = intervals.run(intervals.parser().parse_args([*small, "--results", str(tmp_path)])).read_text()
+        assert page.count("| RateIntervals |") == 3
+        assert page.count("| split conformal, absolute residual |") == 3

@@ -25,6 +25,7 @@ _QUANTILE_ERROR = 2.5
 """Error variance of the log of a normal sample's 5 % to 95 % range over that of its mean absolute value."""
 _LARGEST_RESIDUAL = 3.0
 _SMALLEST_WIDTH = 1e-9
+_LEAN_STRENGTH = 100.0
 
 
 def conformal_quantiles(residuals: Mapping[str, FloatArray], confidence: float) -> tuple[FloatArray, FloatArray]:
@@ -123,3 +124,23 @@ def lasting_strength(z: FloatArray, group: NDArray[np.int64], periods: NDArray[n
     shared = max(float(np.cov(first, second)[0, 1]), 0.0)
     between = (kept.sum() * shared + _USUAL_GROUPS * _USUAL_VARIANCE) / (kept.sum() + _USUAL_GROUPS)
     return float(_QUANTILE_ERROR * error / between / np.mean(1 / rows[:, kept]))
+
+
+def recent_lean(z: FloatArray, group: NDArray[np.int64], periods: NDArray[np.int64] | None) -> FloatArray:
+    """Return how far the residuals of each group's last two periods lie to one side of all groups', shape (groups,).
+
+    An account that has begun to decline misses to the same side again before its quantiles have taken notice. Means
+    are drawn towards 0 as by 100 rows; 0 without periods.
+
+    >>> z, group = np.array([0.0, 1.0] * 300), np.array([0, 1] * 300)
+    >>> recent_lean(z, group, np.repeat([0, 1, 2], 200)).round(3)
+    array([-0.333,  0.333])
+    """
+    groups = int(group.max()) + 1
+    if periods is None:
+        return np.zeros(groups)
+    recent = periods >= periods.max() - 1
+    deviation = z[recent] - z[recent].mean()
+    rows = np.bincount(group[recent], minlength=groups)
+    lean: FloatArray = np.bincount(group[recent], deviation, groups) / (rows + _LEAN_STRENGTH)
+    return lean

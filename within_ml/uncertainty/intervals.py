@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.metrics import check_rates
-from within_ml.uncertainty.conformal import lasting_strength, mixed_quantiles, thinned
+from within_ml.uncertainty.conformal import lasting_strength, mixed_quantiles, recent_lean, thinned
 from within_ml.uncertainty.coverage import CoverageReport, Intervals, coverage_report
 from within_ml.uncertainty.scale import fit_spread, rate_of, sigma, stabilised, with_further_period
 
@@ -45,9 +45,11 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
         account with n ≥ min_rows :  λ · own + (1-λ) · pooled,   λ = n / (n + strength)
         smaller or unknown account:  pooled
 
-    The rows of a week share its shock, and m weeks show only m of them, around their own mean: deviations of the
-    weeks' mean z are therefore stretched by √((m+1)/(m-1)), the ratio of what a further week deviates to what the
-    known ones do.
+    An account whose last two weeks missed to one side, other than all accounts', is widened to that side by as much.
+    The rows of a week share its shock, however, and m weeks show only m of them, around their own mean: deviations of
+    the weeks' mean z are therefore stretched by √((m+1)/(m-1)), the ratio of what a further week deviates to what the
+    known ones do. Where shocks are nearly all there is, nominal 90 % then hold 88 % with eight weeks, 81 % with four
+    and 69 % with two (simulated): give it eight.
 
     Parameters
     ----------
@@ -66,7 +68,9 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
     strength_ : float
         What was given or estimated.
     group_rows_ : dict of str to int
-        Calibration rows of every group.
+        Calibration rows of every account.
+    lean_ : dict of str to float
+        Side, in units of σ, to which the last two weeks of each account with its own quantiles missed.
 
     Examples
     --------
@@ -76,7 +80,7 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
     >>> intervals = RateIntervals(confidence=0.9).fit(p[:2000], ctr[:2000], n[:2000])
     >>> found = intervals.predict([0.03, 0.03], [2000, 200])
     >>> found.lower.round(3), found.upper.round(3)
-    (array([0.02, 0.01]), array([0.044, 0.063]))
+    (array([0.02 , 0.012]), array([0.044, 0.059]))
     >>> round(intervals.coverage_report(p[2000:], ctr[2000:], n[2000:]).coverage, 2)
     0.9
     """
@@ -134,9 +138,11 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
             weeks = np.unique(weeks[kept], return_inverse=True)[1].reshape(-1)
         gap = stabilised(y, n) - stabilised(p, n)
         self.spread_, self.slopes_ = fit_spread(gap, p, n, hard)
-        z = with_further_period(gap / sigma(p, n, hard, self.spread_, self.slopes_), weeks)
+        z = gap / sigma(p, n, hard, self.spread_, self.slopes_)
         names, place = np.unique(labels, return_inverse=True)
         place = place.reshape(-1)
+        lean = recent_lean(z, place, weeks)
+        z = with_further_period(z, weeks)
         counts = np.bincount(place)
         self.group_rows_ = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
         self.strength_ = float(self.strength) if self.strength is not None else lasting_strength(z, place, weeks)
@@ -146,6 +152,7 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
             for i, name in enumerate(names)
             if counts[i] >= self.min_rows
         }
+        self.lean_ = {str(name): float(lean[i]) for i, name in enumerate(names) if str(name) in self.residuals_}
         return self
 
     def predict(
@@ -227,6 +234,7 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
             "slopes": self.slopes_.tolist(),
             "strength": self.strength_,
             "group_rows": self.group_rows_,
+            "lean": self.lean_,
             "pooled": self.pooled_.tolist(),
             "residuals": {name: z.tolist() for name, z in self.residuals_.items()},
         }
@@ -245,6 +253,7 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
             intervals.spread_, intervals.strength_ = float(state["spread"]), float(state["strength"])
             intervals.slopes_ = np.array(state["slopes"], dtype=np.float64)
             intervals.group_rows_ = {str(name): int(rows) for name, rows in state["group_rows"].items()}
+            intervals.lean_ = {str(name): float(lean) for name, lean in state["lean"].items()}
             intervals.pooled_ = np.array(state["pooled"], dtype=np.float64)
             intervals.residuals_ = {k: np.array(z, dtype=np.float64) for k, z in state["residuals"].items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -255,6 +264,8 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
         """Return the lower and the upper quantile of z for each row, shape (n,)."""
         rows = np.array([self.group_rows_[name] for name in self.residuals_], dtype=np.float64)
         table = mixed_quantiles(self.residuals_, self.pooled_, rows, strength=self.strength_, confidence=confidence)
+        lean = np.array([0.0, *(self.lean_[name] for name in self.residuals_)])
+        table += np.column_stack([np.minimum(lean, 0.0), np.maximum(lean, 0.0)])
         number = {name: i + 1 for i, name in enumerate(self.residuals_)}
         names, place = np.unique(labels, return_inverse=True)
         row = np.array([number.get(str(name), 0) for name in names], dtype=np.int64)[place.reshape(-1)]

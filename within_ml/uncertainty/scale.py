@@ -13,6 +13,9 @@ FloatArray = NDArray[np.float64]
 
 _TAIL = 4.0
 """Degrees of freedom of the t likelihood that the spread is fitted by: a few wild ads must not widen all intervals."""
+_NORMAL_SCALE = 0.69057
+"""Squared scale at which that t distribution is likeliest for normal residuals of variance 1, so that chance, whose
+size is known, and the unknown part are measured alike: solves E[5z² / (4c + z²)] = 1."""
 _FEWEST_IMPRESSIONS = 1e-3
 _VARIANCE_FLOOR = 1e-12
 _LOWEST, _HIGHEST = -20.0, 10.0
@@ -72,7 +75,7 @@ def fit_spread(gap: FloatArray, p: FloatArray, n: FloatArray, difficulty: FloatA
     """
     chance, scale = 1 / (4 * n + 2) + _VARIANCE_FLOOR, p * (1 - p) / 4
     terms = scale[:, None] * np.column_stack([np.ones(p.size), difficulty**2])
-    squared = gap**2
+    squared = gap**2 / _NORMAL_SCALE
 
     def objective(logs: FloatArray) -> tuple[float, FloatArray]:
         parts = np.exp(logs)
