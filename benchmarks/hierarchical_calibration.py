@@ -1,6 +1,6 @@
 """How near nested groups' calibration comes to a known truth, beside maps for all and maps per group.
 
-    python -m benchmarks.hierarchical_calibration [--seeds 20]
+    python -m benchmarks.hierarchical_calibration [--seeds 10]
 
 20 accounts × 6 campaigns × 5 ad groups; traffic of the ad groups by Zipf's law in random order; the log-odds of the
 truth are a bent function of the raw prediction's plus a normal intercept per account, campaign and ad group. Every
@@ -29,7 +29,7 @@ from within_ml.calibration.spline import SplineCalibrator
 ACCOUNTS, CAMPAIGNS, AD_GROUPS = 20, 6, 5
 LEVELS = ("account_id", "campaign_id", "ad_group_id")
 EFFECTS = {"strong (.5, .3, .2)": (0.5, 0.3, 0.2), "weak (.2, .1, .1)": (0.2, 0.1, 0.1), "none": (0.0, 0.0, 0.0)}
-SEEDS, ROWS, IMPRESSIONS = 20, 6_000, (1_000_000, 20_000_000)
+SEEDS, ROWS, IMPRESSIONS = 10, 6_000, (1_000_000, 20_000_000)
 OURS = "HierarchicalCalibrator"
 
 
