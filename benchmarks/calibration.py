@@ -277,7 +277,9 @@ def one_vs_rest(calibrate: Calibrate) -> Callable[[np.ndarray, np.ndarray, np.nd
 def temperature(p, y, new):
     logs = np.log(np.clip(p, 1e-12, 1))
     rows = np.arange(len(y))
-    best = minimize_scalar(lambda t: -log_softmax(logs / t, axis=1)[rows, y].mean(), bounds=(0.2, 5), method="bounded").x
+    best = minimize_scalar(
+        lambda t: -log_softmax(logs / t, axis=1)[rows, y].mean(), bounds=(0.2, 5), method="bounded"
+    ).x
     return softmax(np.log(np.clip(new, 1e-12, 1)) / best, axis=1)
 
 

@@ -300,7 +300,9 @@ def section(title: str, outcomes: list[Outcome], draws: int) -> str:
 """
 
 
-def run(weeks: int, seeds: int, trials: int, *, results: Path = RESULTS, days: int = DAYS, draws: int = BOOTSTRAPS) -> Path:
+def run(
+    weeks: int, seeds: int, trials: int, *, results: Path = RESULTS, days: int = DAYS, draws: int = BOOTSTRAPS
+) -> Path:
     """Run the benchmark and write its page."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     parts = []

@@ -81,9 +81,9 @@ class Explainer:
         return reasons(parts, numbers, accounts, self.values_, to_rate, k=k, words=found.words)
 
     def similar(self, X: pd.DataFrame, k: int) -> list[tuple[SimilarAd, ...]]:
-        """Return the nearest ads of each row's platform that did well."""
+        """Return the nearest ads of each row's account that did well; what other accounts' ads did is theirs."""
         keys = X[["platform", "account_id", "campaign_id", "ad_id"]]
-        return self.similar_.find(_texts(X), k=k, keys=keys, within="platform")
+        return self.similar_.find(_texts(X), k=k, keys=keys, within="account")
 
     def save(self, folder: Path) -> None:
         """Write the state into an existing folder."""

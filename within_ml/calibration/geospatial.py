@@ -110,7 +110,6 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        *,
         geo_level: str = "state",
         smoothing_neighbors: int = 5,
         min_samples_per_region: float = 30.0,

@@ -88,7 +88,6 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        *,
         hierarchy_levels: Sequence[str] = ("account_id", "campaign_id", "ad_group_id", "ad_id"),
         calibration_method: str = "spline",
         smoothing: float = 1.0,

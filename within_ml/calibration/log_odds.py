@@ -183,7 +183,7 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         self.roughness_, self.distance_ = fit.roughness, fit.distance
         return fit
 
-    def _lowest_slope(self, method: CalibrationMethod) -> float | None:  # noqa: ARG002 - subclasses look at it
+    def _lowest_slope(self, method: CalibrationMethod) -> float | None:
         return self.min_slope
 
     def _check_parameters(self) -> None:

@@ -31,7 +31,7 @@ class _ScalingCalibrator(LogOddsCalibrator):
         self.overdispersion = overdispersion
         self.out_of_range = out_of_range
 
-    def _fit_map(self, x: FloatArray, y: FloatArray, w: FloatArray, clicks: float) -> None:  # noqa: ARG002
+    def _fit_map(self, x: FloatArray, y: FloatArray, w: FloatArray, clicks: float) -> None:
         self._fit_slopes(self._method, x, y, w)
 
 

@@ -111,7 +111,7 @@ def _penalty(count: int, roughness: float, distance: float, *, fixed: bool) -> F
     return penalty
 
 
-def _minimum(  # noqa: PLR0913 - the pieces of one objective
+def _minimum(
     centred: FloatArray,
     origin: float,
     y: FloatArray,

@@ -265,7 +265,8 @@ def _check_frame(name: str, frame: pd.DataFrame) -> None:
 
 
 def _rate(frame: pd.DataFrame) -> FloatArray:
-    return observed_rates(frame)[0].to_numpy(np.float64)
+    rate: FloatArray = observed_rates(frame)[0].to_numpy(np.float64)
+    return rate
 
 
 def _flat(judgement: Judgement) -> dict[str, float]:
