@@ -10,8 +10,8 @@ which each trial also stops early; the best trial's trees are used as they are. 
 predictions are judged; the two calibrations are fitted on the validation rows too, like the ad score's. The ad score is
 not tuned. CPU seconds of both are told; the peer's are many times ours.
 
-Weights are impressions. AUC is over rows of all vintages of a data set pooled, and the mean over its weeks (a week's own
-level, which no model can know, is in the first and not in the second). Intervals: 95 %, bootstrap by campaign.
+Weights are impressions. AUC is over rows of all vintages of a data set pooled, and the mean over its weeks (a week's
+own level, which no model can know, is in the first and not in the second). Intervals: 95 %, bootstrap by campaign.
 """
 
 from __future__ import annotations

@@ -130,12 +130,11 @@ def difficulty(X: pd.DataFrame) -> FloatArray:
 
 
 def _one_per_week(groups: pd.DataFrame, day: NDArray[np.datetime64], shown: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the positions of one shown row of each ad and week, in the order of the rows."""
+    """Return the positions of one shown row of each ad and week, in an order that is not that of the rows."""
     if not shown.any():
         return np.zeros(0, np.int64)
     ad = groups.assign(week=terms.weeks(day))
     key = ad.assign(day=day.astype(np.int64))
     ad["hash"] = pd.util.hash_pandas_object(key, index=False).to_numpy()
     kept = ad[shown].sort_values("hash").drop_duplicates([*terms.HIERARCHY, "week"]).index
-    positions: NDArray[np.int64] = np.sort(kept.to_numpy())
-    return positions
+    return kept.to_numpy(np.int64)

@@ -99,7 +99,7 @@ def estimate_level(
 
 
 def _dispersion(p: FloatArray, y: FloatArray, w: FloatArray, periods: int) -> float:
-    """Pearson's estimate, corrected where a few clicks on rates near 0 make up all of it (Fletcher 2012, Biometrika 99)."""
+    """Pearson's estimate, corrected where few clicks on rates near 0 make up all of it (Fletcher 2012, Biometrika 99)."""
     variance = np.maximum(p * (1 - p), _VARIANCE_FLOOR)
     pearson = float((w * (y - p) ** 2 / variance).sum()) / max(p.size - periods, 1)
     # Deviation: the correction may only lower; where hardly a click was expected it would divide by nothing.

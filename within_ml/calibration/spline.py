@@ -102,6 +102,7 @@ class SplineCalibrator(LogOddsCalibrator):
 
     def __init__(  # noqa: PLR0913 - scikit-learn's convention: one argument per hyperparameter
         self,
+        *,
         n_knots: int = 12,
         knot_spacing: str = "quantile",
         spline_order: int = 3,
