@@ -15,14 +15,15 @@ from scipy.special import expit, softmax
 
 FloatArray = NDArray[np.float64]
 
-ROUGHNESS = (2.0, 16.0, 128.0, 1024.0, 8192.0)
+ROUGHNESS = (2.0, 16.0, 128.0, 1024.0, 8192.0, 65536.0)
 """Candidates for the strength against slopes that differ from their neighbours."""
 
 DISTANCE = (0.05, 0.5, 5.0, 50.0)
 """Candidates for the strength against slopes that differ from 1, in clicks."""
 
 _SHARE_OF_DISTANCE = 0.1
-_LEVEL_CLICKS = 1.0
+_LEVEL_CLICKS = 20.0
+"""Strength against moving the level again, which is right before the shape is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def fit_slopes(
     w: FloatArray,
     *,
     regularization: float | None = None,
-    min_slope: float | None = 0.1,
+    min_slope: float | None = 0.01,
 ) -> SlopeFit:
     """Fit slopes that are 1 where nothing speaks against it.
 
@@ -111,7 +112,7 @@ def _penalty(count: int, roughness: float, distance: float, *, fixed: bool) -> F
     return penalty
 
 
-def _minimum(  # noqa: PLR0913 - the pieces of one objective
+def _minimum(
     centred: FloatArray,
     origin: float,
     y: FloatArray,
