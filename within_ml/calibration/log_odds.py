@@ -62,7 +62,7 @@ class OutOfRange(StrEnum):
 
 
 class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
-    """Base of strictly increasing maps ``logit(p') = start + basis(logit(p) + shift) @ slopes``.
+    """Base of strictly increasing maps ``logit(p') = shift + start + basis(logit(p)) @ slopes``.
 
     A subclass says in `_choose` which method the rows allow.
 
@@ -73,7 +73,7 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
     shift_ : float
         Shift of the log-odds, the part of the level that can be expected to last.
     start_, slopes_ : float, array
-        The map that follows the shift, on `method_`'s basis.
+        The map before the shift, on `method_`'s basis.
     knots_ : array
         Knots of a spline on the log-odds scale; of other methods none.
     low_, high_ : float
@@ -169,14 +169,16 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         self.method_ = CalibrationMethod.LEVEL
         if np.ptp(x) == 0:
             return
-        x = x + level.by_row
+        # A week's own shock is taken out of its rows; what the weeks have in common is the level of the map.
+        x = x + level.by_row - level.pooled
         self.method_ = self._choose(np.unique(x).size, float(min(w @ y, w @ (1 - y))))
         for _ in range(_MOST_REFITS):
-            self._fit_slopes(*_binned(x, y, w / self.dispersion_))
+            self._fit_slopes(*_binned(x, y, w / self.dispersion_), level.pooled)
             if self.dispersion_ == 1:
                 return
             # What the map explains was no difference between rows; less of that lets the map explain more.
-            left = dispersion_of(expit(self.start_ + self._basis(x) @ self.slopes_), y, w, self.slopes_.size + 1)
+            p = expit(level.pooled + self.start_ + self._basis(x) @ self.slopes_)
+            left = dispersion_of(p, y, w, self.slopes_.size + 1)
             if left > _SETTLED * self.dispersion_:
                 return
             self.dispersion_ = left
@@ -185,14 +187,15 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         """Choose the method for so many different predictions and so many clicks, or misses if those are fewer."""
         raise NotImplementedError
 
-    def _fit_slopes(self, x: FloatArray, y: FloatArray, w: FloatArray) -> None:
-        self._prepare_basis(x, w)
-        fit = fit_slopes(self._basis(x), x, y, w, regularization=self.regularization, min_slope=self._lowest_slope())
+    def _fit_slopes(self, x: FloatArray, y: FloatArray, w: FloatArray, level: float) -> None:
+        self._prepare_basis(x, w, level)
+        options = {"regularization": self.regularization, "min_slope": self._lowest_slope()}
+        fit = fit_slopes(self._basis(x), x, y, w, level=level, **options)
         self.start_, self.slopes_ = fit.start, fit.slopes
         self.roughness_, self.distance_ = fit.roughness, fit.distance
 
-    def _prepare_basis(self, x: FloatArray, w: FloatArray) -> None:
-        """Place what the basis rests on; x are distinct and rise."""
+    def _prepare_basis(self, x: FloatArray, w: FloatArray, level: float) -> None:
+        """Place what the basis rests on; x are distinct and rise, and ``level`` makes their level right."""
 
     def _lowest_slope(self) -> float | None:
         return self.min_slope
@@ -260,10 +263,10 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         if p.ndim != 1:
             raise InputError(f"y_pred must be probabilities of shape (n,), however: shape {p.shape}.")
         p = self._in_range(p)
-        x = logit(np.clip(p, _SMALLEST, _LARGEST)) + self.shift_
+        x = logit(np.clip(p, _SMALLEST, _LARGEST))
         if self.method_ not in (CalibrationMethod.IDENTITY, CalibrationMethod.LEVEL):
             x = self.start_ + self._basis(x) @ self.slopes_
-        calibrated: FloatArray = np.clip(expit(x), _SMALLEST, _LARGEST)
+        calibrated: FloatArray = np.clip(expit(x + self.shift_), _SMALLEST, _LARGEST)
         return calibrated
 
     def _in_range(self, p: FloatArray) -> FloatArray:

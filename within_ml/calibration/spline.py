@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SplineParameters:
-    """A fitted map: ``logit(p') = start + ∫ slope`` from the first knot to ``logit(p) + shift``.
+    """A fitted map: ``logit(p') = shift + start + ∫ slope`` from the first knot to ``logit(p)``.
 
     ``slopes`` are coefficients of the slope's B-spline of order ``slope_order`` on ``knots``; of ``method`` beta they
     are the factors of ln p and -ln(1 - p), and there are no knots. ``roughness`` and ``distance`` are the strengths of
@@ -43,7 +43,7 @@ class SplineParameters:
 
 
 class SplineCalibrator(LogOddsCalibrator):
-    """Strictly increasing calibration: ``logit(p') = start + ∫ slope``, the slope a positive B-spline.
+    """Strictly increasing calibration: ``logit(p') = shift + start + ∫ slope``, the slope a positive B-spline.
 
     The integral of a B-spline with positive coefficients is an I-spline (Ramsay 1988, "Monotone Regression Splines in
     Action", Statistical Science 3). Coefficients that are all 1 give slope 1, so that the identity is inside the
@@ -159,11 +159,13 @@ class SplineCalibrator(LogOddsCalibrator):
         )  # fmt: skip
         return CalibrationMethod.BETA
 
-    def _prepare_basis(self, x: FloatArray, w: FloatArray) -> None:
+    def _prepare_basis(self, x: FloatArray, w: FloatArray, level: float) -> None:
         if self.method_ is not CalibrationMethod.SPLINE:
             return
-        even = np.linspace(x[0], x[-1], self.n_knots)
-        self.knots_ = even if self.knot_spacing == "uniform" else quantile_knots(x, w, self.n_knots)
+        if self.knot_spacing == "uniform":
+            self.knots_ = np.linspace(x[0], x[-1], self.n_knots)
+        else:
+            self.knots_ = quantile_knots(x, w, self.n_knots, level=level)
 
     def _lowest_slope(self) -> float | None:
         return self.min_slope if self.monotone or self.method_ is not CalibrationMethod.SPLINE else None
