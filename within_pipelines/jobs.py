@@ -27,7 +27,7 @@ nightly_job = dg.define_asset_job(
 training_job = dg.define_asset_job(
     "training",
     selection=dg.AssetSelection.groups("training"),
-    description="Train, calibrate, evaluate and register the model as of a Monday, ask the gate; factors of the regions.",
+    description="Train, calibrate, evaluate and register the model as of a Monday, ask the gate; factors of regions.",
 )
 
 ALL_JOBS = [landing_job, performance_job, nightly_job, training_job]

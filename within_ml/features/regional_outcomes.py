@@ -94,7 +94,7 @@ def _outcomes(scores: ir.Table, facts: ir.Table, weeks: ir.Table) -> ir.Table:
     summed = (
         served.inner_join(weeks, served.date == weeks.day)
         .group_by(date=ibis._.scored, **{k: ibis._[k] for k in (*AD_KEY, "region")})
-        .aggregate(**{m: ibis._[m].sum().cast("int64") for m in ("impressions", "clicks")})
+        .aggregate(**{m: ibis._[m].sum().cast("float64").cast("int64") for m in ("impressions", "clicks")})
     )
     predicted = scores.select("date", *AD_KEY, "predicted_ctr")
     return summed.inner_join(predicted, ["date", *AD_KEY]).select(*_OUTCOMES)
