@@ -1,6 +1,6 @@
 """Regions beside the predictions: the rows of ``region_factors``, which say where people click more than predicted.
 
-How the offsets are estimated stands in `within_ml.calibration.geospatial`, what happened in
+How the offsets are estimated stands in `within_ml.calibration.regional_comparison`, what happened in
 `within_ml.features.regional_outcomes`. Nothing here changes a score.
 """
 
@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from within_ml.calibration.geospatial import GeospatialCalibrator
+from within_ml.calibration.regional_comparison import fit_regions
 from within_ml.lake.audit import audit, check_share
 from within_ml.lake.contracts import CONTRACTS, UNKNOWN
 
@@ -63,13 +64,7 @@ def region_factors(outcomes: pd.DataFrame, regions: pd.DataFrame, *, as_of: date
     places = regions[regions["region"] != UNKNOWN].drop_duplicates("region")
     kept = _looked_at(places["region"], sums["impressions"])
     told, places = told[told["region"].isin(kept)], places[places["region"].isin(kept)]
-    calibrator = GeospatialCalibrator().fit(
-        told["predicted_ctr"],
-        told["clicks"] / told["impressions"],
-        told["region"],
-        sample_weight=told["impressions"],
-        region_table=places,
-    )
+    calibrator = fit_regions(told, places)
     rows = _rows(calibrator, sums, places)
     rows = rows.assign(date=as_of, weeks=told["date"].nunique(), run_id=run_id)
     table = pa.Table.from_pandas(rows[list(_CONTRACT.names)], schema=_CONTRACT.schema, preserve_index=False)
