@@ -99,10 +99,10 @@ class _Rows:
         cell = rows.groupby([*_CAMPAIGN, "region"], sort=True).ngroup().to_numpy(dtype=np.int64)
         campaign = rows.groupby(_CAMPAIGN, sort=True).ngroup().to_numpy(dtype=np.int64)
         first = np.unique(cell, return_index=True)[1]
-        cell_w = np.bincount(cell, weights=w)
+        cell_w = np.bincount(cell, weights=w).astype(np.float64)
         ads, ad = GroupTree.grow(rows, _AD_LEVELS)
         places, place = GroupTree.grow(pd.DataFrame({"region": region, "cell": cell}), ("region", "cell"))
-        cell_y = np.bincount(cell, weights=w * y) / cell_w
+        cell_y: FloatArray = np.bincount(cell, weights=w * y) / cell_w
         return cls(region, logit(p), y, w, ads, ad, places, place, cell, cell_y, cell_w, region[first], campaign[first])
 
     def cells(self, rates: FloatArray, ads: Intercepts, within: Intercepts) -> tuple[FloatArray, FloatArray]:
