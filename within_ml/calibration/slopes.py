@@ -18,12 +18,14 @@ FloatArray = NDArray[np.float64]
 ROUGHNESS = (2.0, 16.0, 128.0, 1024.0, 8192.0, 65536.0)
 """Candidates for the strength against slopes that differ from their neighbours."""
 
-DISTANCE = (0.05, 0.5, 5.0, 50.0)
+DISTANCE = (0.05, 0.5, 5.0, 20.0)
 """Candidates for the strength against slopes that differ from 1, in clicks."""
 
 _SHARE_OF_DISTANCE = 0.1
-_LEVEL_CLICKS = 20.0
+_LEVEL_CLICKS = 1.0
 """Strength against moving the level again, which is right before the shape is fitted."""
+_PRIOR_CLICKS = 0.5
+"""What the level was given where clicks were few; the shape must not take it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def fit_slopes(
     (-2.0, array([0.5]))
     """
     p = expit(x + level)
+    given = np.clip(w @ (p - y), -_PRIOR_CLICKS, _PRIOR_CLICKS)
+    y = y + given * p / (w @ p)
     information = w * np.maximum(p * (1 - p), 1e-300)
     centre = information @ basis / information.sum()
     middle = float(information @ x / information.sum())
