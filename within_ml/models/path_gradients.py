@@ -57,10 +57,9 @@ def path_parts(
         whole = network(x, dict(modalities))
         base = network(torch.zeros_like(x), {name: values * 0 for name, values in modalities.items()})
         parts = {"": sums[""] * x}
-        parts |= {
-            name: (sums[name] * torch.nan_to_num(values)).sum(1, keepdim=True) for name, values in modalities.items()
-        }
-        size = sum(values.abs().sum(1) for values in parts.values())
-        left = (whole - base - sum(values.sum(1) for values in parts.values())) / torch.clamp(size, min=1e-12)
+        for name, values in modalities.items():
+            parts[name] = (sums[name] * torch.nan_to_num(values)).sum(1, keepdim=True)
+        every = torch.column_stack(list(parts.values()))
+        left = (whole - base - every.sum(1)) / torch.clamp(every.abs().sum(1), min=1e-12)
         parts = {name: values + values.abs() * left[:, None] for name, values in parts.items()}
     return PathParts(parts[""], {name: values[:, 0] for name, values in parts.items() if name}, base)
