@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
-_CONFIDENCE = 0.9
 _BACKTEST_FOLDS = 2
 _CALIBRATION_PARTS = 4
 
@@ -274,8 +273,8 @@ class AdScorePredictor(BaseMLModel):
         Returns
         -------
         DataFrame, shape (n, 4)
-            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index; the last
-            three are NaN where the history was too short to learn intervals from.
+            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index and the
+            confidence in ``attrs``; the last three are NaN where the history was too short to learn intervals from.
 
         Raises
         ------
@@ -347,6 +346,19 @@ class AdScorePredictor(BaseMLModel):
         p = self.predict(X)
         judges = (metrics.log_loss, metrics.brier, metrics.auc, metrics.ece, metrics.calibration_ratio)
         return {judge.__name__: judge(y, p, sample_weight=w) for judge in judges}
+
+    def training_curve(self) -> pd.DataFrame:
+        """Return the log-loss by epoch of the members that are trained in epochs; no row where there is none.
+
+        Columns: ``member``, ``epoch``, ``train``, ``validation``.
+        """
+        self._require_fitted()
+        rows = [
+            {"member": name, "epoch": point.epoch, "train": point.train, "validation": point.validation}
+            for name, member in self.corrections_.members_.items()
+            for point in member.training_curve()
+        ]
+        return pd.DataFrame(rows, columns=["member", "epoch", "train", "validation"])
 
     def get_feature_importance(self) -> dict[str, float]:
         """Share of the spread of the training predictions' log-odds by source, in falling order; sums to 1.
@@ -426,7 +438,7 @@ class AdScorePredictor(BaseMLModel):
         self.outcomes_ = outcomes
         self.calibrator_ = self._calibrator(outcomes)
         if self.uncertainty:
-            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), _CONFIDENCE)
+            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), told.CONFIDENCE)
         method = self.calibrator_.global_calibrator_.method_
         logger.info("ad score calibrated on %d outcomes: %s", len(outcomes), method)
         return self
