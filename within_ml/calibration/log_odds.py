@@ -265,7 +265,8 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         p = self._in_range(p)
         x = logit(np.clip(p, _SMALLEST, _LARGEST))
         if self.method_ not in (CalibrationMethod.IDENTITY, CalibrationMethod.LEVEL):
-            x = self.start_ + self._basis(x) @ self.slopes_
+            # No matrix product: its last bit depends on a row's place, and equal predictions must stay equal.
+            x = self.start_ + (self._basis(x) * self.slopes_).sum(axis=1)
         calibrated: FloatArray = np.clip(expit(x + self.shift_), _SMALLEST, _LARGEST)
         return calibrated
 
