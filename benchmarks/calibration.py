@@ -8,8 +8,8 @@ naive Bayes and with overfitted boosted trees, employment in Massachusetts with 
 clicks thinned to 3 %; and ten-class probabilities of a VGG16 on CIFAR-10. There the loss is that of the rows left out.
 
 Peers: isotonic regression (scikit-learn), Platt scaling on the log-odds, beta calibration (Kull et al. 2017, as their
-package fits it), Venn-Abers (`venn-abers`) and `splinecalib`. Where a peer says 0 or 1 it is moved in by 1e-6, which spares
-isotonic regression an infinite loss.
+package fits it), Venn-Abers (`venn-abers`) and `splinecalib`. Where a peer says 0 or 1 it is moved in by 1e-6, which
+spares isotonic regression an infinite loss.
 """
 
 from __future__ import annotations
@@ -254,12 +254,12 @@ def lead_table(losses: Losses) -> str:
 
 
 def order_table(every: dict[str, list[Found]]) -> str:
-    lines = [
-        [name, f"{100 * np.mean([f.ties for f in results]):.1f}", f"{100 * np.mean([f.inversions for f in results]):.2f}",
-         f"{max(f.auc for f in results):.1e}"]
-        for name, results in every.items()
-    ]  # fmt: skip
-    return table(["", "new ties, % of neighbours", "inversions, % of neighbours", "largest change of AUC"], lines)
+    def line(name: str, results: list[Found]) -> list[str]:
+        ties, inversions = (100 * np.mean([getattr(f, kind) for f in results]) for kind in ("ties", "inversions"))
+        return [name, f"{ties:.1f}", f"{inversions:.2f}", f"{max(f.auc for f in results):.1e}"]
+
+    header = ["", "new ties, % of neighbours", "inversions, % of neighbours", "largest change of AUC"]
+    return table(header, [line(name, results) for name, results in every.items()])
 
 
 # ---- several classes
@@ -314,9 +314,9 @@ def run(seeds: int, splits: int, *, large: int = 10_000, small: int = 1_000, res
 Written by `python -m benchmarks.calibration --seeds {seeds} --splits {splits}`. {machine()}
 
 Mean log-loss over {seeds} draws (several classes: {splits} splits). "Ahead" is the peer's loss minus that of
-`SplineCalibrator()` with its defaults, × 10⁵, and in brackets the draws in which ours is at or below the peer. Simulated
-losses are expectations under the known truth. Data: Adult (CC BY 4.0, UCI), employment in Massachusetts (NannyML,
-Apache-2.0), VGG16 on CIFAR-10 (MIT); licences stand beside them in `benchmarks/data`.
+`SplineCalibrator()` with its defaults, × 10⁵, and in brackets the draws in which ours is at or below the peer.
+Simulated losses are expectations under the known truth. Data: Adult (CC BY 4.0, UCI), employment in Massachusetts
+(NannyML, Apache-2.0), VGG16 on CIFAR-10 (MIT); licences stand beside them in `benchmarks/data`.
 
 ## {large:,} rows
 
@@ -332,8 +332,8 @@ What becomes of the order, over all these draws:
 
 ## {small:,} rows
 
-At 3 % these are about {round(small * CTR)} clicks: `SplineCalibrator` falls back to beta calibration, pulled towards the
-identity. Its bar here is beta calibration's loss plus 50 × 10⁻⁵.
+At 3 % these are about {round(small * CTR)} clicks: `SplineCalibrator` falls back to beta calibration, pulled towards
+the identity. Its bar here is beta calibration's loss plus 50 × 10⁻⁵.
 
 {loss_table(few)}
 

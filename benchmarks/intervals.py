@@ -2,17 +2,17 @@
 
     python -m benchmarks.intervals [--seeds 1 2 3] [--accounts 40] [--days 364] [--weeks 26] [--upworthy-weeks 52]
 
-The ad score predicts the last weeks out of time by `within_ml.ad_score.backtest`. Each block of them (two weeks of the
-simulated agency, one of Upworthy) then gets intervals calibrated on the predictions of the eight weeks before it whose
-labels were mature on its first day: what a nightly run has. All methods calibrate on the same rows. The simulated
-agency is judged on every row as scored night by night, and on one random night of each ad and week; Upworthy by month.
+The ad score predicts the last weeks out of time by `within_ml.ad_score.backtest`, with a new model for every two weeks
+of the simulated agency and for every week of Upworthy. Each week then gets intervals calibrated on the predictions of
+the eight weeks before it whose labels were mature on its first day: what a weekly training has. All methods calibrate
+on the same rows. The simulated agency is judged on every row as scored night by night, and on one random night of each
+ad and week; Upworthy by month.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -163,13 +163,13 @@ class Judged:
 
 
 def rolling(late: pd.DataFrame, weeks: int) -> Judged:
-    """Intervals of the last weeks, block by block."""
+    """Intervals of the last weeks, calibrated anew for each."""
     start_of_judging = late["date"].max() - pd.Timedelta(days=7 * weeks - 1)
     blocks: list[pd.DataFrame] = []
     counts: list[np.ndarray] = []
     found: dict[str, list[Intervals]] = {name: [] for name in METHODS}
-    for _, wanted in late[late["date"] >= start_of_judging].groupby("block", sort=True):
-        start = late.loc[late["block"] == wanted["block"].iloc[0], "date"].min()
+    for _, wanted in late[late["date"] >= start_of_judging].groupby("week", sort=True):
+        start = late["date"].max() - pd.Timedelta(days=7 * int(wanted["week"].iloc[0]) + 6)
         mature = late["date"] + pd.Timedelta(days=LABEL_MATURITY_DAYS) <= start
         recent = late["date"] >= start - pd.Timedelta(days=CALIBRATION_DAYS + LABEL_MATURITY_DAYS)
         calibration = late[mature & recent]
@@ -236,7 +236,7 @@ def month_section(judged: Judged) -> str:
     return f"{table(header, lines)}\n\n{table(['month', 'rows', f'{OURS}, %', f'{PLAIN}, %'], by_month)}\n"
 
 
-def page(agencies: list[Judged], months: Judged, arguments: argparse.Namespace, seconds: float) -> str:
+def page(agencies: list[Judged], months: Judged, arguments: argparse.Namespace) -> str:
     nights = "\n".join(agency_section(agencies))
     return f"""# Intervals of the observed click-through rate
 
@@ -250,7 +250,7 @@ same rows. Winkler is the interval score: width plus 20 times the distance of an
 ## The simulated agency
 
 Agencies: {len(agencies)} of {arguments.accounts} accounts and {arguments.days} days, the last {arguments.weeks} weeks
-judged in blocks of two, {sum(len(a.rows) for a in agencies):,} rows. In each, one platform and the appeal of all themes
+judged, {sum(len(a.rows) for a in agencies):,} rows. In each, one platform and the appeal of all themes
 change after two thirds of the days, and some accounts decline and leave. Accounts are judged on the rows that had at
 least {MIN_ROWS} of the same account in calibration.
 
@@ -259,9 +259,7 @@ least {MIN_ROWS} of the same account in calibration.
 
 One account, {len(months.rows):,} headlines of {arguments.upworthy_weeks} weeks, a new model each week.
 
-{month_section(months)}
-The whole run took {seconds:.0f} CPU seconds.
-"""
+{month_section(months)}"""
 
 
 def judged_agency(config: SimulationConfig, weeks: int) -> Judged:
@@ -281,7 +279,7 @@ def run(arguments: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
         rows = labelled_rows(Path(folder))
     months = rolling(predicted(rows, arguments.upworthy_weeks, 7), arguments.upworthy_weeks)
-    text = page(agencies, months, arguments, time.process_time())
+    text = page(agencies, months, arguments)
     return write_result("intervals.md", text, folder=arguments.results)
 
 

@@ -137,4 +137,5 @@ def _one_per_week(groups: pd.DataFrame, day: NDArray[np.datetime64], shown: NDAr
     key = ad.assign(day=day.astype(np.int64))
     ad["hash"] = pd.util.hash_pandas_object(key, index=False).to_numpy()
     kept = ad[shown].sort_values("hash").drop_duplicates([*terms.HIERARCHY, "week"]).index
-    return kept.to_numpy(np.int64)
+    positions: NDArray[np.int64] = kept.to_numpy(np.int64)
+    return positions

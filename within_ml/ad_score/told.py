@@ -51,6 +51,7 @@ def scores(predictor: AdScorePredictor, X: pd.DataFrame) -> pd.DataFrame:
     }
     if predictor.explainable:
         columns["top_reasons"] = reasons_json(predictor.reasons(X, TOP_REASONS))
+        columns["target_audience_match"] = _audience_match(predictor, X)
     if predictor.uncertainty:
         intervals = with_intervals(predictor, X, np.round(predicted, CTR_DECIMALS))
         columns |= {name: intervals[name].to_numpy() for name in intervals.columns}
@@ -108,6 +109,13 @@ def _topics(predictor: AdScorePredictor, X: pd.DataFrame) -> list[str | None]:
     if model is None or not predictor.explainable or not len(X):
         return [None] * len(X)
     return [words or None for words in model.top_words(X[["headline", "body"]], predictor.feature_config.topics)]
+
+
+def _audience_match(predictor: AdScorePredictor, X: pd.DataFrame) -> FloatArray:
+    known = all(name in X.columns for name in terms.AUDIENCE)
+    if predictor.audience_ is None or not known or not len(X):
+        return np.full(len(X), np.nan)
+    return predictor.audience_.score(X)
 
 
 def _with_content(predictor: AdScorePredictor, X: pd.DataFrame) -> pd.DataFrame:

@@ -19,8 +19,8 @@ _CLOSEST_KNOTS = 1e-6
 def integrated_basis(x: FloatArray, knots: FloatArray, order: int) -> FloatArray:
     """Integral from the first knot to x of each B-spline of the slope, shape (n, knots + order - 3).
 
-    With all coefficients 1 the sum over columns is ``x - knots[0]``. Outside the knots the ends go on as straight lines.
-    Ramsay 1988, "Monotone Regression Splines in Action", Statistical Science 3.
+    With all coefficients 1 the sum over columns is ``x - knots[0]``. Outside the knots the ends go on as straight
+    lines. Ramsay 1988, "Monotone Regression Splines in Action", Statistical Science 3.
 
     >>> integrated_basis(np.array([-1.0, 0.0, 0.5, 3.0]), np.array([0.0, 1.0, 2.0]), 3).sum(axis=1)
     array([-1. ,  0. ,  0.5,  3. ])
@@ -38,14 +38,15 @@ def integrated_basis(x: FloatArray, knots: FloatArray, order: int) -> FloatArray
     return basis
 
 
-def quantile_knots(x: FloatArray, w: FloatArray, n_knots: int) -> FloatArray:
-    """Knots where the predictions x are (log-odds, in rising order), half by impressions, half by information.
+def quantile_knots(x: FloatArray, w: FloatArray, n_knots: int, *, level: float) -> FloatArray:
+    """Knots where the predictions x are (log-odds, in rising order); with ``level`` added their level is right.
 
-    An impression tells p (1 - p) about the log-odds. Most predictions of a sharp model tell next to nothing, and knots
-    among them alone would leave none for the few that do.
+    A third by impressions; a third by information, of which an impression holds p (1 - p): most predictions of a sharp
+    model tell next to nothing, and knots among them alone would leave none for the few that do; a third evenly over the
+    range, since a model that is far too sure has much of it where its own p says that there is nothing to learn.
     """
-    information = w * np.maximum(expit(x) * expit(-x), 1e-300)
-    share = np.cumsum(w / w.sum() + information / information.sum()) / 2
+    information = w * np.maximum(expit(x + level) * expit(-x - level), 1e-300)
+    share = (np.cumsum(w / w.sum() + information / information.sum()) + (x - x[0]) / (x[-1] - x[0])) / 3
     inner = np.interp(np.linspace(0, 1, n_knots)[1:-1], share, x)
     return _apart(np.concatenate([x[:1], inner, x[-1:]]))
 

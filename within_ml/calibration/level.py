@@ -83,7 +83,7 @@ def estimate_level(
     clicks: FloatArray = np.bincount(place, weights=w * y).astype(np.float64)
     shifts = _shifts(margin, w, place, clicks)
     p = expit(margin + shifts[place])
-    dispersion = _dispersion(p, y, w, clicks.size) if overdispersion else 1.0
+    dispersion = dispersion_of(p, y, w, clicks.size) if overdispersion else 1.0
     within: FloatArray = dispersion / (clicks + 0.5)
     between = max(_between_variance(shifts, within) * _inflation(shifts), period_sd**2)
     weight = 1 / (within + between)
@@ -98,10 +98,17 @@ def estimate_level(
     )
 
 
-def _dispersion(p: FloatArray, y: FloatArray, w: FloatArray, periods: int) -> float:
-    """Pearson's estimate, corrected where few clicks on rates near 0 make up all of it (Fletcher 2012, Biometrika 99)."""
+def dispersion_of(p: FloatArray, y: FloatArray, w: FloatArray, parameters: int) -> float:
+    """Pearson's estimate of the dispersion, at least 1.
+
+    Corrected where a few clicks on rates near 0 make up all of it (Fletcher 2012, "Estimating overdispersion when
+    fitting a generalized linear model to sparse data", Biometrika 99).
+
+    >>> round(dispersion_of(np.full(4, 0.5), np.array([0.4, 0.6, 0.4, 0.6]), np.full(4, 400.0), 0), 6)
+    16.0
+    """
     variance = np.maximum(p * (1 - p), _VARIANCE_FLOOR)
-    pearson = float((w * (y - p) ** 2 / variance).sum()) / max(p.size - periods, 1)
+    pearson = float((w * (y - p) ** 2 / variance).sum()) / max(p.size - parameters, 1)
     # Deviation: the correction may only lower; where hardly a click was expected it would divide by nothing.
     sparse = max(0.0, float(((1 - 2 * p) * (y - p) / variance).mean()))
     return max(1.0, pearson / (1 + sparse))

@@ -18,8 +18,8 @@ from sklearn.base import BaseEstimator, clone
 
 from within_ml.calibration.curve import CalibrationCurve
 from within_ml.calibration.ispline import integrated_basis
-from within_ml.calibration.level import estimate_level
-from within_ml.calibration.slopes import SlopeFit, fit_slopes
+from within_ml.calibration.level import dispersion_of, estimate_level
+from within_ml.calibration.slopes import fit_slopes
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.metrics import ReliabilityCurve, check_rates, reliability_curve
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray = NDArray[np.float64]
-Columns = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,8 @@ _FITTED_FLOOR = 1e-12
 
 _SMALLEST, _LARGEST = np.nextafter(0.0, 1.0), np.nextafter(1.0, 0.0)
 _MAX_BINS = 2_000
+_MOST_REFITS = 5
+_SETTLED = 0.8
 
 
 class CalibrationMethod(StrEnum):
@@ -61,9 +62,9 @@ class OutOfRange(StrEnum):
 
 
 class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
-    """Base of strictly increasing maps ``logit(p') = start + basis(logit(p) + shift) @ slopes``.
+    """Base of strictly increasing maps ``logit(p') = shift + start + basis(logit(p)) @ slopes``.
 
-    A subclass says in `_fit_map` which method the rows allow and calls `_fit_slopes` with its basis.
+    A subclass says in `_choose` which method the rows allow.
 
     Attributes
     ----------
@@ -72,13 +73,13 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
     shift_ : float
         Shift of the log-odds, the part of the level that can be expected to last.
     start_, slopes_ : float, array
-        The map that follows the shift, on `method_`'s basis.
+        The map before the shift, on `method_`'s basis.
     knots_ : array
         Knots of a spline on the log-odds scale; of other methods none.
     low_, high_ : float
         Range of the predictions of the fit.
     dispersion_ : float
-        Pearson's χ² over degrees of freedom, at least 1: variance of rows in units of the binomial one.
+        Pearson's χ² over degrees of freedom around the map, at least 1: variance of rows in units of the binomial one.
     curve_ : CalibrationCurve
         Predicted and observed rates in bins of the rows of the fit, before and after.
     calibrators_ : tuple
@@ -166,24 +167,37 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         level = estimate_level(x, y, w, weeks, period_sd=period_sd, overdispersion=self.overdispersion)
         self.shift_, self.dispersion_ = level.shrunk, level.dispersion
         self.method_ = CalibrationMethod.LEVEL
-        if np.ptp(x) > 0:
-            clicks = float(min(w @ y, w @ (1 - y)))
-            self._fit_map(*_binned(x + level.by_row, y, w / self.dispersion_), clicks)
+        if np.ptp(x) == 0:
+            return
+        # A week's own shock is taken out of its rows; what the weeks have in common is the level of the map.
+        x = x + level.by_row - level.pooled
+        self.method_ = self._choose(np.unique(x).size, float(min(w @ y, w @ (1 - y))))
+        for _ in range(_MOST_REFITS):
+            self._fit_slopes(*_binned(x, y, w / self.dispersion_), level.pooled)
+            if self.dispersion_ == 1:
+                return
+            # What the map explains was no difference between rows; less of that lets the map explain more.
+            p = expit(level.pooled + self.start_ + self._basis(x) @ self.slopes_)
+            left = dispersion_of(p, y, w, self.slopes_.size + 1)
+            if left > _SETTLED * self.dispersion_:
+                return
+            self.dispersion_ = left
 
-    def _fit_map(self, x: FloatArray, y: FloatArray, w: FloatArray, clicks: float) -> None:
-        """Choose the method and fit it; x are distinct and rise, ``clicks`` are those or what was not clicked."""
+    def _choose(self, predictions: int, clicks: float) -> CalibrationMethod:
+        """Choose the method for so many different predictions and so many clicks, or misses if those are fewer."""
         raise NotImplementedError
 
-    def _fit_slopes(self, method: CalibrationMethod, x: FloatArray, y: FloatArray, w: FloatArray) -> SlopeFit:
-        self.method_ = method
-        fit = fit_slopes(
-            self._basis(x), x, y, w, regularization=self.regularization, min_slope=self._lowest_slope(method)
-        )
+    def _fit_slopes(self, x: FloatArray, y: FloatArray, w: FloatArray, level: float) -> None:
+        self._prepare_basis(x, w, level)
+        options = {"regularization": self.regularization, "min_slope": self._lowest_slope()}
+        fit = fit_slopes(self._basis(x), x, y, w, level=level, **options)
         self.start_, self.slopes_ = fit.start, fit.slopes
         self.roughness_, self.distance_ = fit.roughness, fit.distance
-        return fit
 
-    def _lowest_slope(self, method: CalibrationMethod) -> float | None:
+    def _prepare_basis(self, x: FloatArray, w: FloatArray, level: float) -> None:
+        """Place what the basis rests on; x are distinct and rise, and ``level`` makes their level right."""
+
+    def _lowest_slope(self) -> float | None:
         return self.min_slope
 
     def _check_parameters(self) -> None:
@@ -249,10 +263,10 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         if p.ndim != 1:
             raise InputError(f"y_pred must be probabilities of shape (n,), however: shape {p.shape}.")
         p = self._in_range(p)
-        x = logit(np.clip(p, _SMALLEST, _LARGEST)) + self.shift_
+        x = logit(np.clip(p, _SMALLEST, _LARGEST))
         if self.method_ not in (CalibrationMethod.IDENTITY, CalibrationMethod.LEVEL):
             x = self.start_ + self._basis(x) @ self.slopes_
-        calibrated: FloatArray = np.clip(expit(x), _SMALLEST, _LARGEST)
+        calibrated: FloatArray = np.clip(expit(x + self.shift_), _SMALLEST, _LARGEST)
         return calibrated
 
     def _in_range(self, p: FloatArray) -> FloatArray:
@@ -300,7 +314,8 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
             Two panels; no window is opened.
         """
         one = self._column(column)
-        grid = expit(np.linspace(*logit(np.clip([one.low_, one.high_], _FITTED_FLOOR, 1 - _FITTED_FLOOR)), 200))
+        low, high = logit(np.clip([one.low_, one.high_], _FITTED_FLOOR, 1 - _FITTED_FLOOR))
+        grid = expit(np.linspace(low, high, 200))
         grid = np.clip(grid, one.low_, one.high_)
         return one.curve_.draw(grid, one.transform(grid), title=f"{one._name}: {one.method_}")
 
@@ -382,7 +397,8 @@ def _one_hot(y_true: ArrayLike, shape: tuple[int, ...]) -> tuple[NDArray[Any], F
 def _binned(x: FloatArray, y: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Sum equal predictions, then neighbours into at most `_MAX_BINS` rows; the map is smooth, nothing else is lost."""
     values, place = np.unique(x, return_inverse=True)
-    weight, clicks = np.bincount(place, weights=w), np.bincount(place, weights=w * y)
+    weight: FloatArray = np.bincount(place, weights=w).astype(np.float64)
+    clicks = np.bincount(place, weights=w * y)
     if values.size > _MAX_BINS:
         starts = np.linspace(0, values.size, _MAX_BINS, endpoint=False).astype(np.int64)
         sums = np.add.reduceat(weight * values, starts)

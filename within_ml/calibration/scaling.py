@@ -7,12 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from within_ml.calibration.log_odds import CalibrationMethod, LogOddsCalibrator, OutOfRange
-
-FloatArray = NDArray[np.float64]
 
 
 class _ScalingCalibrator(LogOddsCalibrator):
@@ -22,7 +17,7 @@ class _ScalingCalibrator(LogOddsCalibrator):
         self,
         *,
         regularization: float | None = None,
-        min_slope: float = 0.1,
+        min_slope: float = 0.01,
         overdispersion: bool = True,
         out_of_range: OutOfRange | str = OutOfRange.EXTRAPOLATE,
     ) -> None:
@@ -31,8 +26,8 @@ class _ScalingCalibrator(LogOddsCalibrator):
         self.overdispersion = overdispersion
         self.out_of_range = out_of_range
 
-    def _fit_map(self, x: FloatArray, y: FloatArray, w: FloatArray, clicks: float) -> None:
-        self._fit_slopes(self._method, x, y, w)
+    def _choose(self, predictions: int, clicks: float) -> CalibrationMethod:
+        return self._method
 
 
 class PlattCalibrator(_ScalingCalibrator):
@@ -55,6 +50,7 @@ class PlattCalibrator(_ScalingCalibrator):
 
     Examples
     --------
+    >>> import numpy as np
     >>> raw = np.linspace(0.01, 0.2, 200)
     >>> truth = 1 / (1 + np.exp(-(0.5 + 1.4 * np.log(raw / (1 - raw)))))
     >>> calibrator = PlattCalibrator().fit(raw, truth, np.full(200, 1e5))
@@ -79,6 +75,7 @@ class BetaCalibrator(_ScalingCalibrator):
 
     Examples
     --------
+    >>> import numpy as np
     >>> raw = np.linspace(0.05, 0.95, 200)
     >>> truth = 1 / (1 + np.exp(-(0.2 + 0.5 * np.log(raw) - 2.0 * np.log1p(-raw))))
     >>> calibrator = BetaCalibrator().fit(raw, truth, np.full(200, 1e5))

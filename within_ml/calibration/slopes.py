@@ -15,19 +15,22 @@ from scipy.special import expit, softmax
 
 FloatArray = NDArray[np.float64]
 
-ROUGHNESS = (2.0, 16.0, 128.0, 1024.0, 8192.0)
+ROUGHNESS = (2.0, 16.0, 128.0, 1024.0, 8192.0, 65536.0)
 """Candidates for the strength against slopes that differ from their neighbours."""
 
-DISTANCE = (0.05, 0.5, 5.0, 50.0)
+DISTANCE = (0.05, 0.5, 5.0, 20.0)
 """Candidates for the strength against slopes that differ from 1, in clicks."""
 
 _SHARE_OF_DISTANCE = 0.1
 _LEVEL_CLICKS = 1.0
+"""Strength against moving the level again, which is right before the shape is fitted."""
+_PRIOR_CLICKS = 0.5
+"""What the level was given where clicks were few; the shape must not take it back."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlopeFit:
-    """``logit(p) = start + basis @ slopes``; ``roughness`` and ``distance`` are the strengths that were used.
+    """``logit(p) = level + start + basis @ slopes``; ``roughness`` and ``distance`` are the strengths that were used.
 
     With several candidates all of it is their mean by evidence (of the strengths the geometric one).
     """
@@ -44,8 +47,9 @@ def fit_slopes(
     y: FloatArray,
     w: FloatArray,
     *,
+    level: float = 0.0,
     regularization: float | None = None,
-    min_slope: float | None = 0.1,
+    min_slope: float | None = 0.01,
 ) -> SlopeFit:
     """Fit slopes that are 1 where nothing speaks against it.
 
@@ -54,7 +58,9 @@ def fit_slopes(
     basis : shape (n, k)
         Functions of x that add up to x plus a constant, so that slopes of 1 are the identity.
     x, y, w : shape (n,)
-        Log-odds whose level is right already, observed rates, impressions over dispersion.
+        Log-odds, observed rates, impressions over dispersion.
+    level : float
+        What makes the level of x right; the fit hardly moves it.
     regularization : float, optional
         Strength r of ``r · (Σ (sₖ - sₖ₊₁)² + 0.1 Σ (sₖ - 1)²)``. None weighs a grid of
         ``a · Σ (sₖ - sₖ₊₁)² + b · mean (sₖ - 1)²`` by evidence.
@@ -75,10 +81,13 @@ def fit_slopes(
     >>> round(fit.start, 2), fit.slopes.round(2)
     (-2.0, array([0.5]))
     """
-    p = expit(x)
+    p = expit(x + level)
+    given = np.clip(w @ (p - y), -_PRIOR_CLICKS, _PRIOR_CLICKS)
+    y = y + given * p / (w @ p)
     information = w * np.maximum(p * (1 - p), 1e-300)
     centre = information @ basis / information.sum()
-    origin = float(information @ x / information.sum())
+    middle = float(information @ x / information.sum())
+    origin = level + middle
     centred = basis - centre
     candidates = _candidates(regularization)
     theta = np.concatenate([[0.0], np.ones(basis.shape[1])])
@@ -91,7 +100,7 @@ def fit_slopes(
     share = softmax(-np.array(losses))
     mean = share @ np.array(thetas)
     roughness, distance = np.exp(share @ np.log(np.array(candidates)))
-    return SlopeFit(origin + float(mean[0] - centre @ mean[1:]), mean[1:], float(roughness), float(distance))
+    return SlopeFit(middle + float(mean[0] - centre @ mean[1:]), mean[1:], float(roughness), float(distance))
 
 
 def _candidates(regularization: float | None) -> list[tuple[float, float]]:

@@ -28,7 +28,7 @@ certainty either, and one such row would cost a mean of log-odds more than the f
 TRIMMED_SHARE = 0.2
 """Share of the members, at least one, that the trimmed mean leaves out at either end, while one is left."""
 
-_RIDGE = 20.0
+_RIDGE = 5.0
 _NEWTON_STEPS = 200
 _TOLERANCE = 1e-10
 
@@ -106,18 +106,18 @@ class LogOddsLine:
         min_slope: float = 0.0,
         reaches: Sequence[float] = (LARGEST_LOG_ODDS,),
     ) -> LogOddsLine:
-        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as by twenty clicks.
+        """Fit by binomial likelihood, shape (n,) each, drawn to the identity as far as chance could have moved it.
 
-        Platt 1999 with that prior. A slope below ``min_slope``, which would turn the order around, is held there.
+        Platt 1999 with that shrinkage. A slope below ``min_slope``, which would turn the order around, is held there.
         ``reaches`` are, falling, distances that ``low`` and ``high`` may have from the log-odds of the mean rate; the
         most likely one is taken.
         """
         if not w.sum() > 0:
             return cls()
-        middle = float(log_odds(np.average(y, weights=w, keepdims=True))[0])
+        middle = float(logit((w @ y + 0.5) / (w.sum() + 1.0)))
         best, smallest = cls(), np.inf
         for reach in reaches:
-            low, high = max(middle - reach, -LARGEST_LOG_ODDS), min(middle + reach, LARGEST_LOG_ODDS)
+            low, high = (middle - reach, middle + reach) if reach < LARGEST_LOG_ODDS else (-reach, reach)
             line = cls._within(low, high, np.clip(margin, low, high), y, w, min_slope)
             corrected = line.apply(margin)
             loss = float(w @ (np.logaddexp(0.0, corrected) - y * corrected))
@@ -135,7 +135,8 @@ class LogOddsLine:
         centre = float(np.average(margin, weights=w))
         # Not scaled by its spread: a member that hardly varies shall keep its slope, not get an enormous one.
         terms = np.column_stack([np.ones_like(margin), margin - centre])
-        level, steeper = _fit_terms(terms, margin, y, w)
+        change = _fit_terms(terms, margin, y, w)
+        level, steeper = change * _lasting(terms @ change, margin, y, w)
         slope = 1.0 + steeper
         if slope < min_slope:
             slope = min_slope
@@ -145,6 +146,27 @@ class LogOddsLine:
     def apply(self, margin: FloatArray) -> FloatArray:
         """Return corrected log-odds."""
         return self.shift + self.slope * np.clip(margin, self.low, self.high)
+
+
+def _lasting(change: FloatArray, margin: FloatArray, y: FloatArray, w: FloatArray) -> float:
+    """Return the share of a change of log-odds that is expected to last: 1 - (what chance gains) / (what it gained).
+
+    Two coefficients that are truly zero gain one nat on the rows they are fitted on, times the dispersion of the rows
+    (the positive-part estimator of James and Stein, with the likelihood in the place of the squares).
+    """
+
+    def loss(m: FloatArray) -> float:
+        return float(w @ (np.logaddexp(0.0, m) - y * m))
+
+    gain = loss(margin) - loss(margin + change)
+    chance = dispersion(expit(margin + change), y, w)
+    return max(0.0, 1.0 - chance / gain) if gain > 0 else 0.0
+
+
+def dispersion(p: FloatArray, y: FloatArray, w: FloatArray) -> float:
+    """Variance of the rows over the binomial one, at least 1; a ratio of sums, which rare clicks do not upset."""
+    binomial = float((p * (1 - p))[w > 0].sum())
+    return max(1.0, float(w @ (y - p) ** 2) / binomial) if binomial > 0 else 1.0
 
 
 def _fit_terms(terms: FloatArray, start: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:

@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from within_ml.ensemble.pooling import dispersion
 from within_ml.errors import InputError
 from within_ml.metrics import check_rates
 
 FloatArray = NDArray[np.float64]
 
-PULL = 5.0
+PULL = 2.0
 """Strength of the pull to equal weights, in clicks: two members whose log-likelihoods differ by less get about equal
 weights, whatever noise says."""
 
@@ -140,7 +141,7 @@ def _solve(
     if k == 1 or not w.sum() > 0:
         return a
     for _ in range(_ROUNDS):
-        found = _minimised(problem(w / _dispersion(predicted(a), y, w)), k, pull)
+        found = _minimised(problem(w / dispersion(predicted(a), y, w)), k, pull)
         moved, a = float(np.abs(found - a).max()), found
         if moved < 1e-6:
             break
@@ -170,9 +171,3 @@ def _minimised(loss: LossAndGradient, k: int, pull: float) -> FloatArray:
     a = np.maximum(result.x, 0.0)
     weights: FloatArray = a / a.sum()
     return weights
-
-
-def _dispersion(p: FloatArray, y: FloatArray, w: FloatArray) -> float:
-    """Variance of the rows over the binomial one, at least 1; a ratio of sums, which rare clicks do not upset."""
-    binomial = float((p * (1 - p))[w > 0].sum())
-    return max(1.0, float(w @ (y - p) ** 2) / binomial) if binomial > 0 else 1.0

@@ -41,7 +41,6 @@ WORKING_SIDE = 128
 """Longer side in pixels of the copy that is measured; smaller images stay as they are."""
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 
 _EDGE = 32
 """Least difference of brightness over two pixels, of 255, that is an edge."""

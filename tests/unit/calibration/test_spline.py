@@ -78,7 +78,7 @@ def test_three_hundred_rows_are_not_overfitted(seed):
 
 @pytest.mark.parametrize(
     ("n", "impressions", "method"),
-    [(2000, 1000, CalibrationMethod.SPLINE), (50, 100, CalibrationMethod.LEVEL), (0, 10, CalibrationMethod.IDENTITY)],
+    [(2000, 1000, CalibrationMethod.SPLINE), (50, 100, CalibrationMethod.BETA), (0, 10, CalibrationMethod.IDENTITY)],
 )
 def test_it_says_what_the_evidence_allowed(n, impressions, method):
     p, y, w = sample(n, truth=lambda p: p / 2, impressions=impressions)
