@@ -228,9 +228,7 @@ CASES: dict[str, Case] = {
     ),
     "GeospatialCalibrator": Case(
         GeospatialCalibrator,
-        lambda model, X, y, w: model.fit(
-            X["prior_ctr"], y, X["region"], w, region_table=REGIONS, dates=X["date"]
-        ),
+        lambda model, X, y, w: model.fit(X["prior_ctr"], y, X["region"], w, region_table=REGIONS, dates=X["date"]),
         lambda model, X: model.transform(X["prior_ctr"], X["region"], dates=X["date"]),
         gaps=("region",),
         categories=("region",),
