@@ -1,6 +1,6 @@
 """The ad score beside an xgboost that optuna has tuned, on weeks that neither has seen.
 
-    python -m benchmarks.tuned_xgboost [--weeks 12] [--seeds 3] [--trials 30]
+    python -m benchmarks.tuned_xgboost [--weeks 12] [--seeds 3] [--trials 20] [--only NUMBER]
 
 Both see the same vintages, split like in the pipeline: training rows, then validation rows, then the week (Upworthy) or
 four weeks (simulated agency) that begin on the vintage's Monday or later. The peer gets every numeric feature of the
@@ -46,12 +46,11 @@ from within_ml.lake.simulation import SimulationConfig, simulate, write_landing
 from within_ml.splits import OutOfTimeSplit
 from within_ml.validation.evaluation import campaign_groups
 
-WEEKS, SEEDS, TRIALS = 12, 3, 30
+WEEKS, SEEDS, TRIALS = 12, 3, 20
 ACCOUNTS, DAYS, SIMULATED_VINTAGES, TEST_DAYS = 24, 240, 2, 28
-COMPONENTS, MAX_TREES, PATIENCE = 30, 1000, 30
+COMPONENTS, MAX_TREES, PATIENCE = 30, 500, 30
 BOOTSTRAPS = 500
-OURS = "ad_score"
-CALIBRATIONS = ("raw", "isotonic", "Platt")
+OURS, PAGE = "ad_score", "tuned_xgboost.md"
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -165,7 +164,7 @@ def tuned(found: Vintage, *, text: bool, trials: int) -> tuple[FloatArray, Float
         clicks = float(shown(found.train) @ rate(found.train))
         parameters = {
             "objective": "binary:logistic", "eval_metric": "logloss", "tree_method": "hist", "seed": 0,
-            "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
             "max_depth": trial.suggest_int("max_depth", 2, 8),
             "min_child_weight": trial.suggest_float("min_child_weight", 1.0, clicks / 20, log=True),
             "reg_lambda": trial.suggest_float("reg_lambda", 1e-2, clicks / 20, log=True),
@@ -300,31 +299,52 @@ def section(title: str, outcomes: list[Outcome], draws: int) -> str:
 """
 
 
+def upworthy_section(weeks: int, trials: int, draws: int) -> str:
+    with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
+        rows = upworthy.labelled_rows(Path(folder))
+    outcomes = [outcome(found, trials) for found in upworthy_vintages(rows, weeks)]
+    return section(f"0. Upworthy, {weeks} weeks", outcomes, draws)
+
+
+def simulated_section(seed: int, trials: int, days: int, draws: int) -> str:
+    with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
+        rows = simulated_rows(seed, Path(folder), days=days)
+    outcomes = [outcome(found, trials) for found in simulated_vintages(rows)]
+    return section(f"{seed}. Simulated agency, seed {seed}", outcomes, draws)
+
+
+def kept_sections(page: Path) -> dict[int, str]:
+    """The sections of a page written before, by their number."""
+    parts = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.exists() else []
+    return {int(part.split(".")[0]): f"## {part}" for part in parts}
+
+
 def run(
-    weeks: int, seeds: int, trials: int, *, results: Path = RESULTS, days: int = DAYS, draws: int = BOOTSTRAPS
+    weeks: int,
+    seeds: int,
+    trials: int,
+    *,
+    only: int | None = None,
+    results: Path = RESULTS,
+    days: int = DAYS,
+    draws: int = BOOTSTRAPS,
 ) -> Path:
-    """Run the benchmark and write its page."""
+    """Run the benchmark, or one section of it beside those of the page that is there, and write its page."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    parts = []
-    if weeks:
-        with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-            rows = upworthy.labelled_rows(Path(folder))
-        outcomes = [outcome(v, trials) for v in upworthy_vintages(rows, weeks)]
-        parts.append(section(f"Upworthy, {weeks} weeks", outcomes, draws))
-    simulated = []
-    for seed in range(1, seeds + 1):
-        with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-            rows = simulated_rows(seed, Path(folder), days=days)
-        simulated.append([outcome(v, trials) for v in simulated_vintages(rows)])
-    parts += [section(f"Simulated agency, seed {s}", found, draws) for s, found in enumerate(simulated, start=1)]
+    sections = kept_sections(results / PAGE) if only is not None else {}
+    for number in range(seeds + 1) if only is None else [only]:
+        if number == 0 and weeks:
+            sections[0] = upworthy_section(weeks, trials, draws)
+        elif number:
+            sections[number] = simulated_section(number, trials, days, draws)
     page = f"""# The ad score beside an xgboost tuned by optuna
 
 Written by `python -m benchmarks.tuned_xgboost --weeks {weeks} --seeds {seeds} --trials {trials}`. {machine()}
 
 {__doc__.split(chr(10) * 2, 2)[2].strip()}
 
-{chr(10).join(parts)}"""
-    return write_result("tuned_xgboost.md", page, folder=results)
+{chr(10).join(sections[number].rstrip() + chr(10) for number in sorted(sections))}"""
+    return write_result(PAGE, page, folder=results)
 
 
 def main() -> None:
@@ -332,9 +352,10 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, default=WEEKS, help="last weeks of the Upworthy sample; 0 for none")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="simulated agencies")
     parser.add_argument("--trials", type=int, default=TRIALS, help="optuna trials of a vintage and variant")
+    parser.add_argument("--only", type=int, help="compute one section anew: 0 for Upworthy, else the seed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     options = parser.parse_args()
-    run(options.weeks, options.seeds, options.trials, results=options.results)
+    run(options.weeks, options.seeds, options.trials, only=options.only, results=options.results)
 
 
 if __name__ == "__main__":

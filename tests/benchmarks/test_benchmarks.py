@@ -15,7 +15,7 @@ from within_ml.lake.store import LakeStore
 # The benchmarks are no installed package: they run from the repository's root, which pytest does not put on the path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import intervals, multimodal, nightly, reasons, scale, similar_ads, upworthy, usual_way
+from benchmarks import intervals, multimodal, nightly, reasons, scale, similar_ads, tuned_xgboost, upworthy, usual_way
 from benchmarks.measuring import StepFailedError, run_step
 
 START, DAYS = date(2024, 1, 1), 35
@@ -103,3 +103,9 @@ class TestRuns:
         page = intervals.run(intervals.parser().parse_args([*small, "--results", str(tmp_path)])).read_text()
         assert page.count("| RateIntervals |") == 3
         assert page.count("| split conformal, absolute residual |") == 3
+
+    def test_a_tuned_xgboost_of_one_week_and_one_agency(self, tmp_path):
+        page = tuned_xgboost.run(1, 1, 2, results=tmp_path, days=90, draws=10)
+        again = tuned_xgboost.run(1, 1, 2, only=1, results=tmp_path, days=90, draws=10).read_text()
+        assert page.read_text().count("| xgboost + text SVD, isotonic |") == 2
+        assert again.count("| ad_score |") == 2

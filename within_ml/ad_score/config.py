@@ -76,8 +76,9 @@ class AdScoreConfig:
         A leaf also needs this many average ads' worth of clicks: heavy ads, or ads with many days, are still few ads.
     linear_regularization, linear_alpha : float
         Ridge, in clicks after division by the dispersion, and learning rate of the linear model.
-    epochs : int
-        Most epochs of the network.
+    epochs, network_components, device
+        Most epochs of the network, columns of the components of text and image that it gets, and where it runs:
+        ``auto`` is a GPU when there is one.
     n_threads, random_state : int
         Threads and seed of trees and network.
     """
@@ -102,6 +103,8 @@ class AdScoreConfig:
     linear_regularization: float = 20.0
     linear_alpha: float = 0.05
     epochs: int = 30
+    network_components: int = 32
+    device: str = "auto"
     n_threads: int = 2
     random_state: int = 0
 

@@ -19,18 +19,21 @@ from scipy.special import expit
 from typing_extensions import override
 
 from within_ml.ad_score import terms
-from within_ml.ad_score.config import AdScoreConfig
+from within_ml.ad_score.config import AdScoreConfig, Modality
 from within_ml.explain.contributions import Contributions, tree_contributions
 
 if TYPE_CHECKING:
     from within_ml.models.boosted import BoostedRate
     from within_ml.models.network_rate import NetworkRate
+    from within_ml.models.network_training import EpochRecord
 
 FloatArray = NDArray[np.float64]
 
 _CATEGORIES = ("platform", "account_id")
 _ENCODED_COLUMNS = 2**12
 _PARTS_FILE = "parts.npz"
+_EXTRACTOR = "extractor"
+_MODALITY_PARTS = {"text": "text_wording", "image": "image_score"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,10 @@ class Member(ABC):
     @abstractmethod
     def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
         """Read what `save` wrote."""
+
+    def training_curve(self) -> list[EpochRecord]:
+        """Return the log-loss by epoch; empty for what is not trained in epochs."""
+        return []
 
     def update(self, rows: Rows) -> None:  # noqa: B027 - most members cannot, and need not say so
         """Learn on from later rows; a member that cannot stays as it is."""
@@ -222,32 +229,52 @@ class Linear(Member):
 
 
 class Network(Member):
-    """A neural network of numeric features, and of the text's and image's vectors."""
+    """A neural network of numeric features, of the text's components and of the image's statistics."""
 
     model_: NetworkRate
 
     @override
     def fit(self, rows: Rows, later: Rows | None) -> Self:
+        from within_ml.features.multimodal import MultiModalFeatureExtractor
         from within_ml.models.network_rate import NetworkRate
 
+        again = later is None and hasattr(self, "model_")
+        epochs, curve = (self.model_.best_epoch_, self.model_.training_curve_) if again else (self.config.epochs, [])
+        if epochs == 0:
+            return self
+        config = self.config
+        self.extractor_ = MultiModalFeatureExtractor(
+            output_dim=config.network_components, random_state=config.random_state
+        ).fit(self._content(rows.X), rows.y, rows.w)
         held = None
-        epochs = self.config.epochs
         if later is not None:
             held = (self._numbers(later.X), later.y, later.w, self._vectors(later.X), later.base)
-        elif hasattr(self, "model_"):
-            epochs = self.model_.best_epoch_
-        self.model_ = NetworkRate(epochs=epochs, random_state=self.config.random_state).fit(
-            self._numbers(rows.X), rows.y, rows.w, base_margin=rows.base, validation=held
+        self.model_ = NetworkRate(epochs=epochs, device=config.device, random_state=config.random_state).fit(
+            self._numbers(rows.X),
+            rows.y,
+            rows.w,
+            modalities=self._vectors(rows.X),
+            base_margin=rows.base,
+            validation=held,
         )
+        # The curve that said when to stop is kept: a fit on all rows afterwards has nothing to be measured on.
+        self.model_.training_curve_ = curve or self.model_.training_curve_
         return self
 
     @override
     def correction(self, X: pd.DataFrame) -> FloatArray:
-        return self.model_.predict_margin(self._numbers(X), base_margin=np.zeros(len(X)))
+        return self.model_.predict_margin(self._numbers(X), modalities=self._vectors(X), base_margin=np.zeros(len(X)))
+
+    @override
+    def training_curve(self) -> list[EpochRecord]:
+        return list(self.model_.training_curve_)
 
     @override
     def contributions(self, X: pd.DataFrame) -> Contributions:
-        return Contributions.of(["network"], self.correction(X)[:, None], base=0.0)
+        """Integrated gradients, not SHAP values: they add up as those do, along one path instead of all orders."""
+        names, values, base = self.model_.contributions(self._numbers(X), modalities=self._vectors(X))
+        names = tuple(_MODALITY_PARTS.get(name, name) for name in names)
+        return Contributions.of(names, values, base=base, margin=self.correction(X))
 
     @override
     def importance(self) -> dict[str, float]:
@@ -256,18 +283,35 @@ class Network(Member):
     @override
     def save(self, folder: Path) -> None:
         self.model_.save(folder)
+        (folder / _EXTRACTOR).mkdir()
+        self.extractor_.save(folder / _EXTRACTOR)
 
     @classmethod
     @override
     def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
+        from within_ml.features.multimodal import MultiModalFeatureExtractor
         from within_ml.models.network_rate import NetworkRate
 
         member = cls(config, features)
         member.model_ = NetworkRate.load(folder)
+        member.extractor_ = MultiModalFeatureExtractor.load(folder / _EXTRACTOR)
         return member
 
     def _numbers(self, X: pd.DataFrame) -> pd.DataFrame:
-        return X[self.features].astype(np.float64)
+        """Return the numeric columns; those of the image are a modality of their own."""
+        return X[[name for name in self.features if terms.modality(name) is not Modality.IMAGE]].astype(np.float64)
 
-    def _vectors(self, X: pd.DataFrame) -> None:
-        return None
+    def _content(self, X: pd.DataFrame) -> pd.DataFrame:
+        images = [name for name in self.features if terms.modality(name) is Modality.IMAGE]
+        texts = ["headline", "body"] if Modality.TEXT in self.config.modalities else []
+        return X[["platform", "account_id", *texts, *images]]
+
+    def _vectors(self, X: pd.DataFrame) -> dict[str, FloatArray]:
+        """Return text and image of each row, NaN where it has none."""
+        found = self.extractor_.extract_features(self._content(X))
+        every = {"text": (found.text, found.has_text), "image": (found.image, found.has_image)}
+        return {
+            name: np.where(there[:, None], vectors, np.nan)
+            for name, (vectors, there) in every.items()
+            if vectors.shape[1]
+        }

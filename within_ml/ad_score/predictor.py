@@ -40,11 +40,11 @@ from within_ml.splits import OutOfTimeSplit, to_days
 if TYPE_CHECKING:
     from within_ml.calibration.hierarchical import HierarchicalCalibrator
     from within_ml.model_folder import ModelMetadata
+    from within_ml.models.audience import AudienceMatch
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
-_CONFIDENCE = 0.9
 _BACKTEST_FOLDS = 2
 _CALIBRATION_PARTS = 4
 
@@ -186,6 +186,7 @@ class AdScorePredictor(BaseMLModel):
         self.text_scale_ = PercentileScale().fit(self.base_.text_, sample_weight=decay)
         self.spread_ = (*self.base_.spread_, float(np.std(self.corrections_.of(X))))
         self.explainer_ = Explainer().fit(self.base_, self.corrections_, X, y, w) if self.explainable else None
+        self.audience_ = self._fit_audience(X, y, w, margin) if self.explainable else None
         self.outcomes_ = self._backtested(X, y, w) if self.uncertainty else None
         self.metadata["training_duration"] = round(time.perf_counter() - started, 3)
         logger.info(
@@ -272,8 +273,8 @@ class AdScorePredictor(BaseMLModel):
         Returns
         -------
         DataFrame, shape (n, 4)
-            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index; the last
-            three are NaN where the history was too short to learn intervals from.
+            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index and the
+            confidence in ``attrs``; the last three are NaN where the history was too short to learn intervals from.
 
         Raises
         ------
@@ -346,6 +347,19 @@ class AdScorePredictor(BaseMLModel):
         judges = (metrics.log_loss, metrics.brier, metrics.auc, metrics.ece, metrics.calibration_ratio)
         return {judge.__name__: judge(y, p, sample_weight=w) for judge in judges}
 
+    def training_curve(self) -> pd.DataFrame:
+        """Return the log-loss by epoch of the members that are trained in epochs; no row where there is none.
+
+        Columns: ``member``, ``epoch``, ``train``, ``validation``.
+        """
+        self._require_fitted()
+        rows = [
+            {"member": name, "epoch": point.epoch, "train": point.train, "validation": point.validation}
+            for name, member in self.corrections_.members_.items()
+            for point in member.training_curve()
+        ]
+        return pd.DataFrame(rows, columns=["member", "epoch", "train", "validation"])
+
     def get_feature_importance(self) -> dict[str, float]:
         """Share of the spread of the training predictions' log-odds by source, in falling order; sums to 1.
 
@@ -388,6 +402,16 @@ class AdScorePredictor(BaseMLModel):
             allowed -= {Modality.TEXT}
         return [name for name in self.feature_names if terms.modality(name) in allowed]
 
+    @staticmethod
+    def _fit_audience(X: pd.DataFrame, y: FloatArray, w: FloatArray, margin: FloatArray) -> AudienceMatch | None:
+        """What fits which audience; None where no ad names one."""
+        known = [name for name in terms.AUDIENCE if name in X.columns]
+        if len(known) < len(terms.AUDIENCE) or not X[known].notna().any(axis=None):
+            return None
+        from within_ml.models.audience import AudienceMatch
+
+        return AudienceMatch().fit(X, y, w, base_margin=margin)
+
     def _backtested(self, X: pd.DataFrame, y: FloatArray, w: FloatArray) -> Outcomes | None:
         """Outcomes of the last weeks, predicted by models of their time."""
         config = replace(self.feature_config, folds=_BACKTEST_FOLDS)
@@ -414,7 +438,7 @@ class AdScorePredictor(BaseMLModel):
         self.outcomes_ = outcomes
         self.calibrator_ = self._calibrator(outcomes)
         if self.uncertainty:
-            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), _CONFIDENCE)
+            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), told.CONFIDENCE)
         method = self.calibrator_.global_calibrator_.method_
         logger.info("ad score calibrated on %d outcomes: %s", len(outcomes), method)
         return self
@@ -519,6 +543,7 @@ class AdScorePredictor(BaseMLModel):
             "corrections": self.corrections_,
             "calibrator": self.calibrator_,
             "explainer": self.explainer_,
+            "audience": self.audience_,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -530,6 +555,7 @@ class AdScorePredictor(BaseMLModel):
 
     def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
         from within_ml.calibration.hierarchical import HierarchicalCalibrator
+        from within_ml.models.audience import AudienceMatch
 
         self.base_ = LevelAndText.load(folder / "level_text", self.feature_config)
         self.corrections_ = Corrections.load(
@@ -541,7 +567,10 @@ class AdScorePredictor(BaseMLModel):
             self.margin_scale_ = PercentileScale.from_arrays(state["platforms"], arrays["margin"])
         self.expected_ = ExpectedImpressions.from_dict(state["expected_impressions"])
         self.intervals_ = CtrIntervals.from_dict(state["intervals"]) if state["intervals"] else None
-        calibrator, explainer, outcomes = (folder / name for name in ("calibrator", "explainer", "outcomes.npz"))
+        calibrator, explainer, audience, outcomes = (
+            folder / name for name in ("calibrator", "explainer", "audience", "outcomes.npz")
+        )
+        self.audience_ = AudienceMatch.load(audience) if audience.is_dir() else None
         self.calibrator_ = HierarchicalCalibrator.load(calibrator) if calibrator.is_dir() else None
         self.explainer_ = Explainer.load(explainer) if explainer.is_dir() else None
         self.outcomes_ = Outcomes.load(outcomes) if outcomes.is_file() else None

@@ -26,8 +26,8 @@ REQUIRED_COLUMNS = ("date", "platform", "account_id", "campaign_id", "ad_id", "h
 HIERARCHY = ("account", "campaign_id", "ad_group_id", "ad_id")
 """Levels of the groups that have something in common beyond what the features say, from the widest down."""
 
-_AUDIENCE = ("audience_age", "audience_gender", "interests")
-_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, *_AUDIENCE, "ad_group_id", "image_path"} - {"prior_ctr"})
+AUDIENCE = ("audience_age", "audience_gender", "interests")
+_NOT_FEATURES = frozenset({*REQUIRED_COLUMNS, *AUDIENCE, "ad_group_id", "image_path"} - {"prior_ctr"})
 _RATE_FLOOR = 1e-6
 _PRIOR_WEEKS = 4
 _CENTRE_STRENGTH = 20.0

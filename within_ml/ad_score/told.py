@@ -30,6 +30,9 @@ CTR_DECIMALS = 12
 """Scores are rounded to these: the last bit of a float depends on where in memory an array lies, and a night that is
 scored again must give the same scores."""
 
+CONFIDENCE = 0.9
+"""Of the intervals that are told where no other is asked for."""
+
 TOP_REASONS = 3
 ALL_REASONS = 8
 SIMILAR_ADS = 3
@@ -51,6 +54,7 @@ def scores(predictor: AdScorePredictor, X: pd.DataFrame) -> pd.DataFrame:
     }
     if predictor.explainable:
         columns["top_reasons"] = reasons_json(predictor.reasons(X, TOP_REASONS))
+        columns["target_audience_match"] = _audience_match(predictor, X)
     if predictor.uncertainty:
         intervals = with_intervals(predictor, X, np.round(predicted, CTR_DECIMALS))
         columns |= {name: intervals[name].to_numpy() for name in intervals.columns}
@@ -92,7 +96,9 @@ def with_intervals(
         )
         lower, upper = np.round(found.lower, CTR_DECIMALS), np.round(found.upper, CTR_DECIMALS)
     columns = {"ctr_lower": lower, "ctr_upper": upper, "interval_impressions": impressions}
-    return pd.DataFrame({"predicted_ctr": predicted, **columns}, index=X.index)
+    frame = pd.DataFrame({"predicted_ctr": predicted, **columns}, index=X.index)
+    frame.attrs["confidence"] = CONFIDENCE if confidence is None else confidence
+    return frame
 
 
 def _scale(predictor: AdScorePredictor) -> PercentileScale:
@@ -108,6 +114,13 @@ def _topics(predictor: AdScorePredictor, X: pd.DataFrame) -> list[str | None]:
     if model is None or not predictor.explainable or not len(X):
         return [None] * len(X)
     return [words or None for words in model.top_words(X[["headline", "body"]], predictor.feature_config.topics)]
+
+
+def _audience_match(predictor: AdScorePredictor, X: pd.DataFrame) -> FloatArray:
+    known = all(name in X.columns for name in terms.AUDIENCE)
+    if predictor.audience_ is None or not known or not len(X):
+        return np.full(len(X), np.nan)
+    return predictor.audience_.score(X)
 
 
 def _with_content(predictor: AdScorePredictor, X: pd.DataFrame) -> pd.DataFrame:

@@ -310,7 +310,6 @@ def ad_features_contract() -> Contract:
             Column("audience_age", pa.string(), f"Targeted age band as of the day, or {UNKNOWN!r}", nullable=True),
             Column("audience_gender", pa.string(), f"Targeted gender as of the day, or {UNKNOWN!r}", nullable=True),
             Column("interests", pa.string(), "Targeted interests as of the day, comma separated", nullable=True),
-            Column("image_path", pa.string(), "Image file below the lake's root as of the day", nullable=True),
             *(f.column for f in AD_FEATURES),
         ),
         key=("date", *AD_KEY),

@@ -26,6 +26,7 @@ from within_ml.errors import InputError, ModelFormatError, shown
 from within_ml.models.ad_nn import AdPredictorNN
 from within_ml.models.feature_scaling import FeatureScaling, checked_vectors, scaled_vectors, vector_scaling
 from within_ml.models.network_training import EpochRecord, Rows, TrainingSettings, input_slopes, train
+from within_ml.models.path_gradients import path_parts
 from within_ml.models.rate_regressor import RateRegressor, logit_of_mean
 
 FloatArray = NDArray[np.float64]
@@ -216,6 +217,35 @@ class NetworkRate(RateRegressor):
         margin = self._margin(len(frame), base_margin)
         return margin + self._applied(self.network_, frame, modalities)
 
+    def contributions(
+        self, X: pd.DataFrame | ArrayLike, *, modalities: Modalities | None = None
+    ) -> tuple[tuple[str, ...], FloatArray, FloatArray]:
+        """Return what each column and each modality adds to the log-odds, see `path_gradients`.
+
+        Returns
+        -------
+        names : tuple of str, length k
+            Columns, then modalities.
+        values : array, shape (n, k)
+        base : array, shape (n,)
+            What the network says of the average row; base and values add up to what it says of the row.
+        """
+        check_is_fitted(self)
+        frame = self._checked(X, None, None, reset=False)[0]
+        names = (*self._names(), *self.modality_dims_)
+        flagged, d = np.flatnonzero(self.scaling_.flagged), frame.shape[1]
+
+        def parts(x: Tensor, vectors: dict[str, Tensor]) -> Tensor:
+            found = path_parts(self.network_, x, vectors)
+            columns = found.x[:, :d].clone()
+            columns[:, flagged] += found.x[:, d:]
+            absent = torch.zeros_like(found.base)
+            told = [found.modalities.get(name, absent) for name in self.modality_dims_]
+            return torch.column_stack([columns, *told, found.base])
+
+        table = self._applied(parts, frame, modalities, inference=False).reshape(len(frame), len(names) + 1)
+        return names, table[:, :-1], table[:, -1]
+
     def attention_weights(self, X: pd.DataFrame | ArrayLike) -> FloatArray:
         """Return how much each column is looked at, shape (n, heads, d); flags of missing values are left out."""
         check_is_fitted(self)
@@ -390,16 +420,21 @@ class NetworkRate(RateRegressor):
         return Rows(x.float(), {name: values.float() for name, values in scaled.items()}, *columns)
 
     def _applied(
-        self, function: Callable[[Tensor, dict[str, Tensor]], Tensor], frame: FloatArray, modalities: Modalities | None
+        self,
+        function: Callable[[Tensor, dict[str, Tensor]], Tensor],
+        frame: FloatArray,
+        modalities: Modalities | None,
+        *,
+        inference: bool = True,
     ) -> FloatArray:
         """Apply a function of scaled features and modalities to all rows, in parts; float64."""
         vectors = self._checked_modalities(modalities, len(frame))
         device = next(self.network_.parameters()).device
         found = []
-        with torch.inference_mode():
+        with torch.inference_mode(inference):
             for start in range(0, len(frame), _PREDICTED_ROWS):
                 part = slice(start, start + _PREDICTED_ROWS)
                 x, scaled = self._inputs(frame[part], {name: values[part] for name, values in vectors.items()})
                 result = function(x.to(device), {name: values.to(device) for name, values in scaled.items()})
-                found.append(result.cpu().numpy())
+                found.append(result.detach().cpu().numpy())
         return np.concatenate(found) if found else np.empty(0)

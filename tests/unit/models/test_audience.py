@@ -298,6 +298,7 @@ def test_it_finds_what_audiences_of_the_simulated_agency_like(seed):
     assert np.corrcoef(model.score(new), new["ad_id"].map(truth))[0, 1] > 0.6
 
 
+@pytest.mark.filterwarnings("ignore:Can.t test estimator")
 @parametrize_with_checks([AudienceMatch()])
 def test_it_is_a_scikit_learn_estimator(estimator, check):
     # X is a frame with texts: scikit-learn then leaves out its checks with arrays of numbers.
