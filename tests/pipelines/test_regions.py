@@ -39,7 +39,7 @@ def test_planted_effects_of_regions_are_found_and_published(trained_agency, agen
     assert len(picture) < 100_000
 
     rows = read(trained_agency).to_pandas()
-    effects = agency.effects.to_pandas().query("kind == 'region'").set_index("key")["value"]
+    effects = agency.effects.to_pandas().query("kind == 'region'").set_index("key")["effect"]
     heard = rows[rows["source"] == "own"].set_index("region")
     truth = effects.reindex(heard.index)
     correlation = np.corrcoef(heard["offset"], truth)[0, 1]
