@@ -5,7 +5,6 @@ from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from within_ml.database.repository import RegionRepository
 from within_ml.features.regional_outcomes import apart, outcome_days
@@ -60,26 +59,40 @@ def test_planted_effects_of_regions_are_found_and_published(trained_agency, agen
     assert trained_agency.store.dates("region_factors") == (AS_OF,)
 
 
-@pytest.fixture
-def without_regions(lake_only):
-    """A lake of a source that does not tell regions: one ad, scored on a day, and shown the week after."""
+def shown(deployment, regions: list[str]):
+    """A lake of one ad, scored on a day, and shown in these regions in the week after."""
     day = outcome_days(AS_OF)[1]
     ad = {"platform": "p", "account_id": "a", "campaign_id": "c", "ad_group_id": "g", "ad_id": "1"}
     score = ad | {"predicted_ctr": 0.02, "ad_score": 50.0, "confidence_score": 0.5}
-    fact = ad | {"region": "unknown", "impressions": 1000, "clicks": 20}
-    store = lake_only.store
-    store.replace("ad_scores", {day: typed("ad_scores", score, day)}, run_id="r")
+    facts = [ad | {"region": region, "impressions": 1000, "clicks": 20 + n} for n, region in enumerate(regions)]
+    store = deployment.store
+    store.replace("ad_scores", {day: typed("ad_scores", [score], day)}, run_id="r")
     after = [day + timedelta(days=n) for n in range(1, 8)]
-    store.replace("ad_performance", {d: typed("ad_performance", fact, d) for d in after}, run_id="r")
-    return lake_only
+    store.replace("ad_performance", {d: typed("ad_performance", facts, d) for d in after}, run_id="r")
+    return deployment
 
 
-def typed(table: str, row: dict, day: date) -> pa.Table:
+def typed(table: str, rows: list[dict], day: date) -> pa.Table:
     schema = pa.schema([f.with_nullable(True) for f in CONTRACTS[table].schema])
-    return pa.Table.from_pylist([{**row, "date": day}], schema=schema)
+    return pa.Table.from_pylist([{**row, "date": day} for row in rows], schema=schema)
 
 
-def test_a_source_without_regions_has_an_empty_table_that_says_so(without_regions):
+def test_made_twice_the_rows_are_the_same_and_published_once(deployment):
+    shown(deployment, ["US-TX", "US-OH", "unknown"])
+    results = []
+    for _ in range(2):
+        deployment.runner.materialize(MONDAY, partition=AS_OF.isoformat())
+        results.append((read(deployment), published(deployment)))
+    (rows, public), again = results
+    assert rows["region"].to_pylist() == ["US-OH", "US-TX"]
+    assert rows["clicks"].to_pylist() == [7 * 21, 7 * 20]
+    assert public.to_pylist() == rows.select(public.column_names).to_pylist()
+    assert again[0].equals(rows)
+    assert again[1].equals(public)
+
+
+def test_a_source_without_regions_has_an_empty_table_that_says_so(lake_only):
+    without_regions = shown(lake_only, ["unknown"])
     told = without_regions.runner.materialize(["region_factors"], partition=AS_OF.isoformat()).metadata
     assert "do not tell regions" in told["region_factors"]["reason"]
     assert told["region_factors"]["outcomes"] == 1
