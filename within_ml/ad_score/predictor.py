@@ -432,28 +432,31 @@ class AdScorePredictor(BaseMLModel):
         )
 
     def _calibrate_on(self, outcomes: Outcomes) -> Self:
+        from within_ml.ad_score.persistence import persistence
+
         if len(outcomes):
             first = outcomes.day.max() - np.timedelta64(self.feature_config.outcome_days - 1, "D")
             outcomes = outcomes.since(first)
         self.outcomes_ = outcomes
-        self.calibrator_ = self._calibrator(outcomes)
+        lasting = persistence(outcomes, period_sd=self.base_.period_sd_)
+        self.calibrator_ = self._calibrator(outcomes, lasting)
         if self.uncertainty:
-            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), told.CONFIDENCE)
+            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes, lasting), told.CONFIDENCE)
         method = self.calibrator_.global_calibrator_.method_
         logger.info("ad score calibrated on %d outcomes: %s", len(outcomes), method)
         return self
 
-    def _cross_calibrated(self, outcomes: Outcomes) -> FloatArray:
+    def _cross_calibrated(self, outcomes: Outcomes, lasting: FloatArray) -> FloatArray:
         """Calibrated rates of the outcomes, each by a calibrator fitted on the outcomes of other weeks, shape (n,)."""
         rates = outcomes.rate
         for held in outcomes.parts(_CALIBRATION_PARTS):
             if not held.all():
-                rates[held] = self._calibrator(outcomes.where(~held)).transform(
+                rates[held] = self._calibrator(outcomes.where(~held), lasting).transform(
                     outcomes.rate[held], outcomes.groups[held]
                 )
         return rates
 
-    def _calibrator(self, outcomes: Outcomes) -> HierarchicalCalibrator:
+    def _calibrator(self, outcomes: Outcomes, lasting: FloatArray) -> HierarchicalCalibrator:
         from within_ml.calibration.hierarchical import HierarchicalCalibrator
 
         return HierarchicalCalibrator(hierarchy_levels=terms.HIERARCHY).fit(
@@ -463,6 +466,7 @@ class AdScorePredictor(BaseMLModel):
             sample_weight=outcomes.w,
             periods=outcomes.weeks,
             period_sd=self.base_.period_sd_,
+            persistence=lasting,
         )
 
     def _margin(self, X: pd.DataFrame, text: FloatArray | None = None) -> FloatArray:
