@@ -1,6 +1,6 @@
 """Regions beside the predictions: the rows of ``region_factors``, which say where people click more than predicted.
 
-How the offsets are estimated stands in `within_ml.calibration.geospatial`, what happened in
+How the offsets are estimated stands in `within_ml.calibration.regional_comparison`, what happened in
 `within_ml.features.regional_outcomes`. Nothing here changes a score.
 """
 
@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from within_ml.calibration.geospatial import GeospatialCalibrator
+from within_ml.calibration.regional_comparison import fit_regions
 from within_ml.lake.audit import audit, check_share
 from within_ml.lake.contracts import CONTRACTS, UNKNOWN
 
@@ -21,6 +22,7 @@ MAX_REGIONS = 500
 """Regions above which only those with the most impressions are looked at: time grows with the cube."""
 
 _CONTRACT = CONTRACTS["region_factors"]
+_ORDER = ["date", "platform", "account_id", "ad_id", "region"]
 _PLACE = ("country", "state", "city")
 
 
@@ -50,7 +52,9 @@ def region_factors(outcomes: pd.DataFrame, regions: pd.DataFrame, *, as_of: date
     Returns
     -------
     RegionFactors
-        One row per region of the table or of the outcomes, at most `MAX_REGIONS`.
+        One row per region of the table or of the outcomes, at most `MAX_REGIONS`. Their offsets are those of
+        `regional_comparison.fit_regions`: compared within ads, so that an ad whose prediction is wrong everywhere
+        makes no region look good or bad.
     """
     empty = _CONTRACT.schema.empty_table()
     if outcomes.empty:
@@ -58,18 +62,14 @@ def region_factors(outcomes: pd.DataFrame, regions: pd.DataFrame, *, as_of: date
     told = outcomes[outcomes["region"] != UNKNOWN]
     if told.empty:
         return RegionFactors(empty, reason=f"the sources do not tell regions: all are {UNKNOWN!r}")
+    # Sums of floats depend on their order; the rows must not.
+    told = told.sort_values(_ORDER, kind="stable")
     told = told.assign(predicted_clicks=told["impressions"] * told["predicted_ctr"])
     sums = told.groupby("region")[["impressions", "clicks", "predicted_clicks"]].sum()
     places = regions[regions["region"] != UNKNOWN].drop_duplicates("region")
     kept = _looked_at(places["region"], sums["impressions"])
     told, places = told[told["region"].isin(kept)], places[places["region"].isin(kept)]
-    calibrator = GeospatialCalibrator().fit(
-        told["predicted_ctr"],
-        told["clicks"] / told["impressions"],
-        told["region"],
-        sample_weight=told["impressions"],
-        region_table=places,
-    )
+    calibrator = fit_regions(told, places)
     rows = _rows(calibrator, sums, places)
     rows = rows.assign(date=as_of, weeks=told["date"].nunique(), run_id=run_id)
     table = pa.Table.from_pandas(rows[list(_CONTRACT.names)], schema=_CONTRACT.schema, preserve_index=False)
@@ -98,9 +98,11 @@ def _rows(calibrator: GeospatialCalibrator, sums: pd.DataFrame, places: pd.DataF
 
 
 def _alone(rows: pd.DataFrame, places: pd.DataFrame) -> pd.Series:
-    """Whether a region that is not heard itself has no neighbour to speak for it: it has no place on the globe."""
-    placed = places.dropna(subset=["latitude", "longitude"])["region"]
-    return (rows["source"] == "neighbors") & ~rows.index.isin(placed)
+    """Whether a region that is not heard itself has no neighbour to speak for it: no place, nor its state."""
+    placed = places.dropna(subset=["latitude", "longitude"])
+    state = pd.MultiIndex.from_frame(placed[["country", "state"]].dropna())
+    beside = pd.MultiIndex.from_frame(rows[["country", "state"]]).isin(state)
+    return (rows["source"] == "neighbors") & ~rows.index.isin(placed["region"]) & ~beside
 
 
 def _parent(calibrator: GeospatialCalibrator, rows: pd.DataFrame) -> pd.Series:

@@ -21,7 +21,17 @@ from within_ml.lake.contracts import AD_KEY, CONTRACTS
 WEEKS = 8
 """Weeks of outcomes that are looked at."""
 
-_OUTCOMES = ("date", *AD_KEY, "region", "predicted_ctr", "impressions", "clicks")
+_OUTCOMES = (
+    "date",
+    "platform",
+    "account_id",
+    "campaign_id",
+    "ad_id",
+    "region",
+    "predicted_ctr",
+    "impressions",
+    "clicks",
+)
 _WEEK_SCHEMA = pa.schema([("scored", pa.date32()), ("day", pa.date32())])
 
 
@@ -66,8 +76,8 @@ def regional_outcomes(read: Reader, *, first: date, last: date, limits: Limits |
     Returns
     -------
     DataFrame
-        One row per scored day, ad and region with impressions, in this order: date, platform, account_id, ad_id,
-        region, predicted_ctr (fraction), impressions and clicks (counts).
+        One row per scored day, ad and region with impressions, in this order: date, platform, account_id,
+        campaign_id, ad_id, region, predicted_ctr (fraction), impressions and clicks (counts).
     """
     with workspace(limits or Limits()) as (con, _):
         scores = unbound(CONTRACTS["ad_scores"].schema, read(con, "ad_scores", first, last))
@@ -80,7 +90,7 @@ def regional_outcomes(read: Reader, *, first: date, last: date, limits: Limits |
         con.register("weeks", _weeks(days))
         outcomes = _outcomes(scores, facts, unbound(_WEEK_SCHEMA, "weeks"))
         return (
-            con.execute(f"FROM ({to_sql(outcomes)}) ORDER BY {', '.join(_OUTCOMES[:5])}").to_arrow_table().to_pandas()
+            con.execute(f"FROM ({to_sql(outcomes)}) ORDER BY {', '.join(_OUTCOMES[:6])}").to_arrow_table().to_pandas()
         )
 
 
@@ -96,5 +106,5 @@ def _outcomes(scores: ir.Table, facts: ir.Table, weeks: ir.Table) -> ir.Table:
         .group_by(date=ibis._.scored, **{k: ibis._[k] for k in (*AD_KEY, "region")})
         .aggregate(**{m: ibis._[m].sum().cast("float64").cast("int64") for m in ("impressions", "clicks")})
     )
-    predicted = scores.select("date", *AD_KEY, "predicted_ctr")
+    predicted = scores.select("date", *AD_KEY, "campaign_id", "predicted_ctr")
     return summed.inner_join(predicted, ["date", *AD_KEY]).select(*_OUTCOMES)

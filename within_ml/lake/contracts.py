@@ -319,7 +319,7 @@ AD_SCORE_ANALYSIS = Contract(
 REGION_FACTORS = Contract(
     "region_factors",
     "as-of Monday × region",
-    "Which regions click more or less than was predicted for the ads shown there, by the last eight complete weeks",
+    "Which regions click more or less than was predicted, compared within ads over the last eight complete weeks",
     (
         _date("date", "Monday as of which the factors are known"),
         _id("region", "Region, as in ad_performance"),

@@ -3,6 +3,7 @@
 No score depends on it: these are findings for people who plan where ads are shown.
 """
 
+import math
 from datetime import date
 from typing import Any
 
@@ -109,7 +110,9 @@ def _told(rows: pa.Table, calibrator: Any) -> dict[str, Any]:
         "sources": counts_table(frame["source"].value_counts().to_dict(), name="rests on", value="regions"),
         "level": calibrator.level_,
         "spatial_share": calibrator.spatial_share_,
-        "dispersion": calibrator.dispersion_,
-        "moran_before": dg.MetadataValue.float(calibrator.moran_before_),
-        "moran_after": dg.MetadataValue.float(calibrator.moran_after_),
+        **{name: moran for name, moran in _moran(calibrator).items() if math.isfinite(moran)},
     }
+
+
+def _moran(calibrator: Any) -> dict[str, float]:
+    return {"moran_before": calibrator.moran_before_, "moran_after": calibrator.moran_after_}
