@@ -76,8 +76,8 @@ class Corrections:
             logger.warning("ad score: no later rows to stop on, so that nothing is fitted beside level and text")
             return self
         self._fit(_part(rows, split.train), _part(rows, split.validation))
-        for name, member in self.members_.items():
-            if self.weights_[name]:
+        if self.config.refit:
+            for member in self.used().values():
                 member.fit(rows, None)
         return self
 

@@ -414,7 +414,7 @@ class AdScorePredictor(BaseMLModel):
 
     def _backtested(self, X: pd.DataFrame, y: FloatArray, w: FloatArray) -> Outcomes | None:
         """Outcomes of the last weeks, predicted by models of their time."""
-        config = replace(self.feature_config, folds=_BACKTEST_FOLDS)
+        config = replace(self.feature_config, folds=_BACKTEST_FOLDS, refit=False)
 
         def make() -> AdScorePredictor:
             return AdScorePredictor(
