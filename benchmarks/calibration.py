@@ -309,8 +309,8 @@ def many(title: str, rows: int, seeds: int, names: Iterable[str]) -> str:
 def few(title: str, rows: int, seeds: int) -> str:
     losses, _ = compared(rows, seeds, ALL, [*SIMULATED, *REAL])
     about = (
-        f"At 3 % these are about {round(rows * CTR)} clicks: `SplineCalibrator` falls back to beta calibration, pulled\n"
-        "towards the identity. Its bar here is beta calibration's loss plus 50 × 10⁻⁵."
+        f"At 3 % these are about {round(rows * CTR)} clicks: `SplineCalibrator` falls back to beta calibration,\n"
+        "pulled towards the identity. Its bar here is beta calibration's loss plus 50 × 10⁻⁵."
     )
     return judged(title, losses, about)
 
