@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator
 from within_ml.calibration.group_tree import GroupTree, IntArray
 from within_ml.calibration.level import estimate_level
 from within_ml.calibration.random_intercepts import Intercepts, estimate_intercepts
-from within_ml.calibration.spline import SplineCalibrator
+from within_ml.calibration.spline import CalibrationMethod, SplineCalibrator
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.metrics import check_rates
 
@@ -296,8 +296,10 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             raise NotFittedError("HierarchicalCalibrator must be fitted before it is used; call fit first.")
 
     def _global(self) -> SplineCalibrator:
-        # With fewer clicks than `min_clicks` a spline calibrator moves the level alone, which is what is wanted.
-        return SplineCalibrator() if self.calibration_method == "spline" else SplineCalibrator(min_clicks=_NEVER)
+        if self.calibration_method == "spline":
+            return SplineCalibrator()
+        # Never enough clicks for a spline, and then a shift alone.
+        return SplineCalibrator(min_clicks=_NEVER, fallback=CalibrationMethod.LEVEL)
 
     def _intercepts(self, margin: FloatArray, y: FloatArray, w: FloatArray, node: IntArray) -> Intercepts:
         return estimate_intercepts(margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter)
