@@ -79,9 +79,8 @@ def show_scores(
     best = rows.slice(0, limit).to_pylist()
     texts = store.read("ad_features", wanted, columns=[*AD_KEY, "headline"]).to_pylist()
     headline = {tuple(row[key] for key in AD_KEY): row["headline"] for row in texts}
-    table = Table(
-        "score", "predicted CTR", "90 % interval", "ad", "why", title=f"{chosen}: {rows.num_rows:,} ads scored"
-    )
+    title = f"{chosen}: {rows.num_rows:,} ads scored"
+    table = Table("score", "predicted CTR", "90 % interval", "ad", "why", title=title)
     for row in best:
         interval = "" if row["ctr_lower"] is None else f"{row['ctr_lower']:.2%} … {row['ctr_upper']:.2%}"
         ad = f"{row['account_id']} / {row['ad_id']}\n{headline.get(tuple(row[key] for key in AD_KEY)) or ''}"
