@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from within_pipelines.assets import features, lake, publishing, scoring, training
+from within_pipelines.assets import features, lake, publishing, regions, scoring, training
 
 NIGHTLY_GROUPS = ("lake", "features", "scoring", "publishing")
 
@@ -27,8 +27,8 @@ nightly_job = dg.define_asset_job(
 training_job = dg.define_asset_job(
     "training",
     selection=dg.AssetSelection.groups("training"),
-    description="Train, calibrate, evaluate and register the model as of a Monday, and ask the gate.",
+    description="Train, calibrate, evaluate and register the model as of a Monday, ask the gate; factors of regions.",
 )
 
 ALL_JOBS = [landing_job, performance_job, nightly_job, training_job]
-ASSETS = [features, lake, publishing, scoring, training]
+ASSETS = [features, lake, publishing, regions, scoring, training]

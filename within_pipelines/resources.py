@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DimensionRepository,
         LedgerRepository,
         PinRepository,
+        RegionRepository,
         ScoreRepository,
     )
     from within_ml.features.execution import Limits
@@ -88,6 +89,12 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from within_ml.database.repository import AnalysisRepository
 
         return AnalysisRepository(self._urls().within)
+
+    def regions(self) -> "RegionRepository":
+        """Where the regions' factors are published."""
+        from within_ml.database.repository import RegionRepository
+
+        return RegionRepository(self._urls().within)
 
     def dimensions(self) -> "DimensionRepository":
         """Where the newest state of accounts, campaigns and ads is published."""

@@ -25,6 +25,7 @@ from within_ml.explain.contributions import Contributions, tree_contributions
 if TYPE_CHECKING:
     from within_ml.models.boosted import BoostedRate
     from within_ml.models.network_rate import NetworkRate
+    from within_ml.models.network_training import EpochRecord
 
 FloatArray = NDArray[np.float64]
 
@@ -87,6 +88,10 @@ class Member(ABC):
     @abstractmethod
     def load(cls, folder: Path, config: AdScoreConfig, features: Sequence[str]) -> Self:
         """Read what `save` wrote."""
+
+    def training_curve(self) -> list[EpochRecord]:
+        """Return the log-loss by epoch; empty for what is not trained in epochs."""
+        return []
 
     def update(self, rows: Rows) -> None:  # noqa: B027 - most members cannot, and need not say so
         """Learn on from later rows; a member that cannot stays as it is."""
@@ -233,7 +238,8 @@ class Network(Member):
         from within_ml.features.multimodal import MultiModalFeatureExtractor
         from within_ml.models.network_rate import NetworkRate
 
-        epochs = self.model_.best_epoch_ if later is None and hasattr(self, "model_") else self.config.epochs
+        again = later is None and hasattr(self, "model_")
+        epochs, curve = (self.model_.best_epoch_, self.model_.training_curve_) if again else (self.config.epochs, [])
         if epochs == 0:
             return self
         config = self.config
@@ -251,11 +257,17 @@ class Network(Member):
             base_margin=rows.base,
             validation=held,
         )
+        # The curve that said when to stop is kept: a fit on all rows afterwards has nothing to be measured on.
+        self.model_.training_curve_ = curve or self.model_.training_curve_
         return self
 
     @override
     def correction(self, X: pd.DataFrame) -> FloatArray:
         return self.model_.predict_margin(self._numbers(X), modalities=self._vectors(X), base_margin=np.zeros(len(X)))
+
+    @override
+    def training_curve(self) -> list[EpochRecord]:
+        return list(self.model_.training_curve_)
 
     @override
     def contributions(self, X: pd.DataFrame) -> Contributions:

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
-_CONFIDENCE = 0.9
 _BACKTEST_FOLDS = 2
 _CALIBRATION_PARTS = 4
 
@@ -276,8 +275,8 @@ class AdScorePredictor(BaseMLModel):
         Returns
         -------
         DataFrame, shape (n, 4)
-            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index; the last
-            three are NaN where the history was too short to learn intervals from.
+            ``predicted_ctr``, ``ctr_lower``, ``ctr_upper`` and ``interval_impressions``, with X's index and the
+            confidence in ``attrs``; the last three are NaN where the history was too short to learn intervals from.
 
         Raises
         ------
@@ -350,6 +349,19 @@ class AdScorePredictor(BaseMLModel):
         judges = (metrics.log_loss, metrics.brier, metrics.auc, metrics.ece, metrics.calibration_ratio)
         return {judge.__name__: judge(y, p, sample_weight=w) for judge in judges}
 
+    def training_curve(self) -> pd.DataFrame:
+        """Return the log-loss by epoch of the members that are trained in epochs; no row where there is none.
+
+        Columns: ``member``, ``epoch``, ``train``, ``validation``.
+        """
+        self._require_fitted()
+        rows = [
+            {"member": name, "epoch": point.epoch, "train": point.train, "validation": point.validation}
+            for name, member in self.corrections_.members_.items()
+            for point in member.training_curve()
+        ]
+        return pd.DataFrame(rows, columns=["member", "epoch", "train", "validation"])
+
     def get_feature_importance(self) -> dict[str, float]:
         """Share of the spread of the training predictions' log-odds by source, in falling order; sums to 1.
 
@@ -404,7 +416,7 @@ class AdScorePredictor(BaseMLModel):
 
     def _backtested(self, X: pd.DataFrame, y: FloatArray, w: FloatArray) -> Outcomes | None:
         """Outcomes of the last weeks, predicted by models of their time."""
-        config = replace(self.feature_config, folds=_BACKTEST_FOLDS)
+        config = replace(self.feature_config, folds=_BACKTEST_FOLDS, refit=False)
 
         def make() -> AdScorePredictor:
             return AdScorePredictor(
@@ -422,28 +434,31 @@ class AdScorePredictor(BaseMLModel):
         )
 
     def _calibrate_on(self, outcomes: Outcomes) -> Self:
+        from within_ml.ad_score.persistence import persistence
+
         if len(outcomes):
             first = outcomes.day.max() - np.timedelta64(self.feature_config.outcome_days - 1, "D")
             outcomes = outcomes.since(first)
         self.outcomes_ = outcomes
-        self.calibrator_ = self._calibrator(outcomes)
+        lasting = persistence(outcomes, period_sd=self.base_.period_sd_)
+        self.calibrator_ = self._calibrator(outcomes, lasting)
         if self.uncertainty:
-            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes), _CONFIDENCE)
+            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes, lasting), told.CONFIDENCE)
         method = self.calibrator_.global_calibrator_.method_
         logger.info("ad score calibrated on %d outcomes: %s", len(outcomes), method)
         return self
 
-    def _cross_calibrated(self, outcomes: Outcomes) -> FloatArray:
+    def _cross_calibrated(self, outcomes: Outcomes, lasting: FloatArray) -> FloatArray:
         """Calibrated rates of the outcomes, each by a calibrator fitted on the outcomes of other weeks, shape (n,)."""
         rates = outcomes.rate
         for held in outcomes.parts(_CALIBRATION_PARTS):
             if not held.all():
-                rates[held] = self._calibrator(outcomes.where(~held)).transform(
+                rates[held] = self._calibrator(outcomes.where(~held), lasting).transform(
                     outcomes.rate[held], outcomes.groups[held]
                 )
         return rates
 
-    def _calibrator(self, outcomes: Outcomes) -> HierarchicalCalibrator:
+    def _calibrator(self, outcomes: Outcomes, lasting: FloatArray) -> HierarchicalCalibrator:
         from within_ml.calibration.hierarchical import HierarchicalCalibrator
 
         return HierarchicalCalibrator(hierarchy_levels=terms.HIERARCHY).fit(
@@ -453,6 +468,7 @@ class AdScorePredictor(BaseMLModel):
             sample_weight=outcomes.w,
             periods=outcomes.weeks,
             period_sd=self.base_.period_sd_,
+            persistence=lasting,
         )
 
     def _margin(self, X: pd.DataFrame, text: FloatArray | None = None) -> FloatArray:

@@ -30,6 +30,9 @@ CTR_DECIMALS = 12
 """Scores are rounded to these: the last bit of a float depends on where in memory an array lies, and a night that is
 scored again must give the same scores."""
 
+CONFIDENCE = 0.9
+"""Of the intervals that are told where no other is asked for."""
+
 TOP_REASONS = 3
 ALL_REASONS = 8
 SIMILAR_ADS = 3
@@ -93,7 +96,9 @@ def with_intervals(
         )
         lower, upper = np.round(found.lower, CTR_DECIMALS), np.round(found.upper, CTR_DECIMALS)
     columns = {"ctr_lower": lower, "ctr_upper": upper, "interval_impressions": impressions}
-    return pd.DataFrame({"predicted_ctr": predicted, **columns}, index=X.index)
+    frame = pd.DataFrame({"predicted_ctr": predicted, **columns}, index=X.index)
+    frame.attrs["confidence"] = CONFIDENCE if confidence is None else confidence
+    return frame
 
 
 def _scale(predictor: AdScorePredictor) -> PercentileScale:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 
+from within_ml.calibration.classes import one_hot
 from within_ml.calibration.curve import CalibrationCurve
 from within_ml.calibration.ispline import integrated_basis
 from within_ml.calibration.level import dispersion_of, estimate_level
-from within_ml.calibration.slopes import fit_slopes
+from within_ml.calibration.slopes import binned, fit_slopes
 from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.metrics import ReliabilityCurve, check_rates, reliability_curve
 
@@ -34,7 +35,6 @@ _FITTED_FLOOR = 1e-12
 """In fitting a prediction is taken to be at least this far from 0 and 1: one row must not bend the map."""
 
 _SMALLEST, _LARGEST = np.nextafter(0.0, 1.0), np.nextafter(1.0, 0.0)
-_MAX_BINS = 2_000
 _MOST_REFITS = 5
 _SETTLED = 0.8
 
@@ -61,7 +61,7 @@ class OutOfRange(StrEnum):
     RAISE = "raise"
 
 
-class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
+class LogOddsCalibrator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Base of strictly increasing maps ``logit(p') = shift + start + basis(logit(p)) @ slopes``.
 
     A subclass says in `_choose` which method the rows allow.
@@ -172,8 +172,10 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         # A week's own shock is taken out of its rows; what the weeks have in common is the level of the map.
         x = x + level.by_row - level.pooled
         self.method_ = self._choose(np.unique(x).size, float(min(w @ y, w @ (1 - y))))
+        if self.method_ is CalibrationMethod.LEVEL:
+            return
         for _ in range(_MOST_REFITS):
-            self._fit_slopes(*_binned(x, y, w / self.dispersion_), level.pooled)
+            self._fit_slopes(*binned(x, y, w / self.dispersion_), level.pooled)
             if self.dispersion_ == 1:
                 return
             # What the map explains was no difference between rows; less of that lets the map explain more.
@@ -215,7 +217,7 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         if p.shape[1] < 2:
             raise InputError(f"y_pred must have shape (n,), or (n, k) with k of 2 or more, however: {p.shape}.")
-        classes, rates = _one_hot(y_true, p.shape)
+        classes, rates = one_hot(y_true, p.shape)
         self._reset()
         # The second of two classes says all: the first one is what is left.
         columns = range(p.shape[1]) if p.shape[1] > 2 else [1]
@@ -265,7 +267,8 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         p = self._in_range(p)
         x = logit(np.clip(p, _SMALLEST, _LARGEST))
         if self.method_ not in (CalibrationMethod.IDENTITY, CalibrationMethod.LEVEL):
-            x = self.start_ + self._basis(x) @ self.slopes_
+            # No matrix product: its last bit depends on a row's place, and equal predictions must stay equal.
+            x = self.start_ + (self._basis(x) * self.slopes_).sum(axis=1)
         calibrated: FloatArray = np.clip(expit(x + self.shift_), _SMALLEST, _LARGEST)
         return calibrated
 
@@ -372,36 +375,3 @@ class LogOddsCalibrator(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array = False
         tags.target_tags.required = True
         return tags
-
-
-def _one_hot(y_true: ArrayLike, shape: tuple[int, ...]) -> tuple[NDArray[Any], FloatArray]:
-    """Labels of the columns, and the rate of each class in each row."""
-    rows, count = shape
-    y = np.asarray(y_true)
-    if y.shape == shape:
-        return np.arange(count), y.astype(np.float64)
-    if y.shape != (rows,):
-        raise InputError(f"y_true must be labels of shape ({rows},) or rates of shape {shape}, however: {y.shape}.")
-    numbered = y.dtype.kind in "iub" or (y.dtype.kind == "f" and bool((y == np.floor(y)).all()))
-    if numbered and y.size and (y.min() < 0 or y.max() >= count):
-        numbered = False
-    classes = np.arange(count) if numbered else np.unique(y)
-    if classes.size != count:
-        raise InputError(
-            f"y_true must hold numbers of the {count} columns of y_pred, or {count} different labels, however: "
-            f"{shown(classes.tolist())}."
-        )
-    return classes, (y[:, None] == classes[None, :]).astype(np.float64)
-
-
-def _binned(x: FloatArray, y: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Sum equal predictions, then neighbours into at most `_MAX_BINS` rows; the map is smooth, nothing else is lost."""
-    values, place = np.unique(x, return_inverse=True)
-    weight: FloatArray = np.bincount(place, weights=w).astype(np.float64)
-    clicks = np.bincount(place, weights=w * y)
-    if values.size > _MAX_BINS:
-        starts = np.linspace(0, values.size, _MAX_BINS, endpoint=False).astype(np.int64)
-        sums = np.add.reduceat(weight * values, starts)
-        weight, clicks = np.add.reduceat(weight, starts), np.add.reduceat(clicks, starts)
-        values = sums / weight
-    return values, clicks / weight, weight

@@ -71,8 +71,10 @@ class SplineCalibrator(LogOddsCalibrator):
     min_slope : float
         Smallest slope, on the log-odds scale.
     min_clicks : float
-        With fewer clicks than this (or fewer misses) beta calibration is fitted instead, see ``method_``; a line at
-        level WARNING says so.
+        With fewer clicks than this (or fewer misses) the fallback is fitted instead, see ``method_``; a line at level
+        WARNING says so.
+    fallback : CalibrationMethod
+        ``beta``, or ``level`` for a shift of the log-odds alone.
     overdispersion : bool
         Whether rows may differ by more than binomial chance; False takes every impression as independent (φ = 1), so
         that a row of n is n rows of one.
@@ -110,6 +112,7 @@ class SplineCalibrator(LogOddsCalibrator):
         monotone: bool = True,
         min_slope: float = 0.01,
         min_clicks: float = 150.0,
+        fallback: CalibrationMethod | str = CalibrationMethod.BETA,
         overdispersion: bool = True,
         out_of_range: OutOfRange | str = OutOfRange.EXTRAPOLATE,
     ) -> None:
@@ -120,6 +123,7 @@ class SplineCalibrator(LogOddsCalibrator):
         self.monotone = monotone
         self.min_slope = min_slope
         self.min_clicks = min_clicks
+        self.fallback = fallback
         self.overdispersion = overdispersion
         self.out_of_range = out_of_range
 
@@ -152,12 +156,14 @@ class SplineCalibrator(LogOddsCalibrator):
     def _choose(self, predictions: int, clicks: float) -> CalibrationMethod:
         if clicks >= self.min_clicks and predictions >= 2 * self.n_knots:
             return CalibrationMethod.SPLINE
-        logger.warning(
+        # A shift alone is what its caller asked for; beta calibration is what the rows allowed.
+        logger.log(
+            logging.WARNING if self.fallback == CalibrationMethod.BETA else logging.INFO,
             "%s: %.0f clicks or misses (a spline needs %g) on %d different predictions (it needs %d): "
-            "beta calibration instead",
-            self._name, clicks, self.min_clicks, predictions, 2 * self.n_knots,
+            "%s calibration instead",
+            self._name, clicks, self.min_clicks, predictions, 2 * self.n_knots, self.fallback,
         )  # fmt: skip
-        return CalibrationMethod.BETA
+        return CalibrationMethod(self.fallback)
 
     def _prepare_basis(self, x: FloatArray, w: FloatArray, level: float) -> None:
         if self.method_ is not CalibrationMethod.SPLINE:
@@ -174,6 +180,8 @@ class SplineCalibrator(LogOddsCalibrator):
         super()._check_parameters()
         if self.knot_spacing not in ("quantile", "uniform"):
             raise InputError(f"knot_spacing must be 'quantile' or 'uniform', however: {self.knot_spacing!r}.")
+        if self.fallback not in (CalibrationMethod.BETA, CalibrationMethod.LEVEL):
+            raise InputError(f"fallback must be 'beta' or 'level', however: {self.fallback!r}.")
         if self.n_knots < 2 or self.spline_order < 2:
             raise InputError(
                 f"n_knots and spline_order must be at least 2, however: {self.n_knots}, {self.spline_order}."

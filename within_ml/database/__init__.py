@@ -11,6 +11,7 @@ from within_ml.database.ml_system import (
     ModelPinModel,
     ModelPromotionModel,
     PublicationModel,
+    RegionFactorModel,
 )
 from within_ml.database.server import EmbeddedPostgres
 from within_ml.database.urls import DatabaseUrls
@@ -27,6 +28,7 @@ __all__ = [
     "ModelPinModel",
     "ModelPromotionModel",
     "PublicationModel",
+    "RegionFactorModel",
     "check_migrated",
     "migrate",
 ]

@@ -1,8 +1,8 @@
 """Tables of the machine learning system: published predictions, publications, promotions and pins.
 
 What belongs here: columns, constraints and indexes. What does not: reading and writing (`repository`). The columns of
-`AdScoreModel` and `AdScoreAnalysisModel` are those of the lake's contracts `ad_scores` and `ad_score_analysis`; a test
-holds them equal.
+`AdScoreModel`, `AdScoreAnalysisModel` and `RegionFactorModel` are those of the lake's contracts `ad_scores`,
+`ad_score_analysis` and `region_factors`; a test holds them equal.
 """
 
 from __future__ import annotations
@@ -99,6 +99,45 @@ class AdScoreAnalysisModel(Base):
     similar_ads: Mapped[str] = mapped_column(Text)
     suggestions: Mapped[str] = mapped_column(Text)
     model_version: Mapped[str | None] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Text)
+
+
+class RegionFactorModel(Base):
+    """How much more or less a region clicks than was predicted, as of a Monday: one row per Monday and region.
+
+    ``offset`` is a word of SQL: queries write ``"offset"``.
+
+    >>> RegionFactorModel.__table__.primary_key.columns.keys()
+    ['date', 'region']
+    """
+
+    __tablename__ = "region_factors"
+    __table_args__ = (
+        CheckConstraint('"offset" BETWEEN -100 AND 100', name="offset_range"),
+        CheckConstraint("standard_error BETWEEN 0 AND 1e15", name="standard_error_range"),
+        CheckConstraint("factor > 0 AND factor < 'Infinity'", name="factor_positive"),
+        CheckConstraint("clicks BETWEEN 0 AND impressions", name="clicks_range"),
+        CheckConstraint("source IN ('own', 'neighbors', 'parent', 'global')", name="source_known"),
+        CheckConstraint("spatial_share BETWEEN 0 AND 1", name="spatial_share_range"),
+    )
+
+    date: Mapped[dt.date] = mapped_column(Date, primary_key=True)
+    region: Mapped[str] = mapped_column(Text, primary_key=True)
+    country: Mapped[str | None] = mapped_column(Text)
+    state: Mapped[str | None] = mapped_column(Text)
+    city: Mapped[str | None] = mapped_column(Text)
+    offset: Mapped[float] = mapped_column(Double)
+    standard_error: Mapped[float] = mapped_column(Double)
+    factor: Mapped[float] = mapped_column(Double)
+    impressions: Mapped[int] = mapped_column(BigInteger)
+    clicks: Mapped[int] = mapped_column(BigInteger)
+    predicted_clicks: Mapped[float] = mapped_column(Double)
+    source: Mapped[str] = mapped_column(Text)
+    level: Mapped[float] = mapped_column(Double)
+    spatial_share: Mapped[float] = mapped_column(Double)
+    moran_before: Mapped[float | None] = mapped_column(Double)
+    moran_after: Mapped[float | None] = mapped_column(Double)
+    weeks: Mapped[int] = mapped_column(BigInteger)
     run_id: Mapped[str | None] = mapped_column(Text)
 
 

@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 from within_ml.database.base import Base, table_of
 from within_ml.database.bulk import Replaced, conform, read_rows, replace_rows
 from within_ml.database.campaigns import AccountModel, AdModel, CampaignModel
-from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel
+from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel, RegionFactorModel
 from within_ml.database.urls import connect
 from within_ml.errors import DatabaseError, InputError, shown
 
@@ -174,6 +174,24 @@ class AnalysisRepository(PublishedTable):
 
     def __init__(self, url: str) -> None:
         super().__init__(url, AdScoreAnalysisModel)
+
+
+class RegionRepository(PublishedTable):
+    """The published factors of the regions; ``date`` is the Monday as of which they are known.
+
+    Parameters
+    ----------
+    url
+        URL of the database `within`.
+
+    Examples
+    --------
+    >>> RegionRepository(getfixture("postgres_url")).read(dt.date(2024, 4, 15)).num_rows
+    0
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, RegionFactorModel)
 
 
 class DimensionRepository:

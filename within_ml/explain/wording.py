@@ -198,10 +198,13 @@ MEANINGS: Mapping[str, Meaning] = MappingProxyType({**_performance(), **_TEXT, *
 # ---- saying
 
 
-def _percent(value: float) -> str:
+_MORE_DECIMALS = 3
+
+
+def _percent(value: float, more: int = 0) -> str:
     size = abs(value)
     decimals = 1 if size >= 0.01 or size == 0 else 2 if size >= 0.001 else 3
-    return f"{100 * value:.{decimals}f} %"
+    return f"{100 * value:.{decimals + more}f} %"
 
 
 def _number(value: float) -> str:
@@ -217,7 +220,11 @@ def _beside(subject: str, value: str, usual: str, whose: str) -> str:
 
 
 def _rate(told: Meaning, value: float, usual: float) -> str:
-    return _beside(told.subject, _percent(value), "" if math.isnan(usual) else _percent(usual), told.usual)
+    if math.isnan(usual):
+        return _beside(told.subject, _percent(value), "", told.usual)
+    # Rates that are told as a reason differ: as many decimals as show it, within reason.
+    more = next((more for more in range(_MORE_DECIMALS) if _percent(value, more) != _percent(usual, more)), 0)
+    return _beside(told.subject, _percent(value, more), _percent(usual, more), told.usual)
 
 
 def _share(told: Meaning, value: float, usual: float) -> str:

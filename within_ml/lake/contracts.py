@@ -316,7 +316,46 @@ AD_SCORE_ANALYSIS = Contract(
     rules=(_json_list("reasons"), _json_list("similar_ads"), _json_list("suggestions")),
 )
 
+REGION_FACTORS = Contract(
+    "region_factors",
+    "as-of Monday × region",
+    "Which regions click more or less than was predicted, compared within ads over the last eight complete weeks",
+    (
+        _date("date", "Monday as of which the factors are known"),
+        _id("region", "Region, as in ad_performance"),
+        _text("country", "Country, null where regions does not have the region"),
+        _text("state", "State"),
+        _text("city", "City"),
+        Column("offset", pa.float64(), "What the region adds to the log-odds of a prediction", unit="log-odds"),
+        Column("standard_error", pa.float64(), "Standard error of the offset", unit="log-odds", minimum=0),
+        Column(
+            "factor", pa.float64(), "The offset as a factor of the odds, about that of the rate", unit="×", minimum=0
+        ),
+        _count("impressions", "Times that scored ads were shown there in these weeks"),
+        _count("clicks", "Clicks on them"),
+        Column("predicted_clicks", pa.float64(), "Impressions × predicted rate", unit="count", minimum=0),
+        Column(
+            "source",
+            pa.string(),
+            "What the offset rests on: own rows, or for want of them neighbors, the parent, or the level of all",
+            values=("own", "neighbors", "parent", "global"),
+        ),
+        Column("level", pa.float64(), "The part of the offset that all regions share", unit="log-odds"),
+        Column("spatial_share", pa.float64(), "Share of the regions' variance that neighbours share", False, "", 0, 1),
+        Column("moran_before", pa.float64(), "Moran's I of the regions' residuals without the offsets", True),
+        Column("moran_after", pa.float64(), "Moran's I of the regions' residuals with the offsets", True),
+        _count("weeks", "Scored days, one a week, whose outcomes were looked at"),
+        _text("run_id", "Run that wrote the row"),
+    ),
+    key=("date", "region"),
+    partitioned=True,
+    sort_by=("region",),
+)
+
 CONTRACTS: Mapping[str, Contract] = MappingProxyType(
-    {c.table: c for c in (AD_PERFORMANCE, ADS, CAMPAIGNS, ACCOUNTS, REGIONS, AD_SCORES, AD_SCORE_ANALYSIS)}
+    {
+        c.table: c
+        for c in (AD_PERFORMANCE, ADS, CAMPAIGNS, ACCOUNTS, REGIONS, AD_SCORES, AD_SCORE_ANALYSIS, REGION_FACTORS)
+    }
 )
 """Contracts of the source and the published tables; feature tables have theirs beside their definition."""

@@ -22,6 +22,7 @@ from within_ml.errors import InputError, shown
 from within_ml.features.labels import LABEL_COLUMNS, observed_rates
 from within_ml.metrics import PairAccuracy, ReliabilityCurve
 from within_ml.splits import to_days
+from within_ml.uncertainty.coverage import Intervals, coverage_report
 from within_ml.validation.baselines import Predictor, fit_baselines
 from within_ml.validation.bootstrap import ClusterBootstrap, Interval
 
@@ -73,8 +74,32 @@ class BaselineReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountCoverage:
+    """Intervals of one account's test rows: the share that the observed rate was inside of, and their mean width."""
+
+    account: str
+    n_rows: int
+    coverage: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalReport:
+    """Intervals on the test rows: nominal ``confidence``, coverage, mean interval score (Winkler), and each account."""
+
+    confidence: float
+    n_rows: int
+    coverage: float
+    winkler: float
+    accounts: tuple[AccountCoverage, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """All that `ModelEvaluator` found; ``reliability`` is on the test rows."""
+    """All that `ModelEvaluator` found; ``reliability`` and ``intervals`` are on the test rows.
+
+    ``intervals`` is None for a model without any.
+    """
 
     model_name: str
     model_version: str | None
@@ -84,6 +109,7 @@ class EvaluationReport:
     baselines: tuple[BaselineReport, ...]
     reliability: ReliabilityCurve
     feature_importance: dict[str, float]
+    intervals: IntervalReport | None = None
 
     def part(self, name: str) -> PartReport:
         """Return one part's report.
@@ -107,6 +133,8 @@ class EvaluationReport:
         for baseline in self.baselines:
             flat |= {f"{baseline.baseline}_{name}": value for name, value in _flat(baseline.judgement).items()}
             flat[f"log_loss_minus_{baseline.baseline}"] = baseline.log_loss_difference.value
+        if self.intervals is not None:
+            flat |= {"test_interval_coverage": self.intervals.coverage, "test_winkler": self.intervals.winkler}
         return {name: value for name, value in flat.items() if math.isfinite(value)}
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,6 +229,7 @@ class ModelEvaluator:
             baselines=tuple(self._baseline(name, b.predict(test), test, p) for name, b in baselines.items()),
             reliability=metrics.reliability_curve(_rate(test), p, sample_weight=test["label_impressions"]),
             feature_importance={name: float(value) for name, value in importance.items()},
+            intervals=_interval_report(model, test),
         )
 
     def judge(self, frame: pd.DataFrame, y_prob: FloatArray) -> Judgement:
@@ -254,6 +283,29 @@ def campaign_groups(frame: pd.DataFrame, *, by_day: bool = False) -> NDArray[np.
     keys = [*_CAMPAIGN, "date"] if by_day else _CAMPAIGN
     codes: NDArray[np.int64] = frame.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     return codes
+
+
+def _interval_report(model: Predictor, test: pd.DataFrame) -> IntervalReport | None:
+    """Judge the intervals of a model that has some."""
+    if not hasattr(model, "predict_with_intervals"):
+        return None
+    found = model.predict_with_intervals(test)
+    if found.attrs.get("confidence") is None or found["ctr_lower"].isna().any():
+        return None
+    confidence = float(found.attrs["confidence"])
+    intervals = Intervals(found["ctr_lower"].to_numpy(), found["ctr_upper"].to_numpy(), confidence)
+    accounts = (test["platform"].astype(str) + "/" + test["account_id"].astype(str)).to_numpy()
+    report = coverage_report(intervals, _rate(test), accounts)
+    return IntervalReport(
+        confidence=confidence,
+        n_rows=report.rows,
+        coverage=report.coverage,
+        winkler=report.winkler,
+        accounts=tuple(
+            AccountCoverage(str(row.group), int(row.rows), float(row.coverage), float(row.width))
+            for row in report.groups.sort_values("coverage").itertuples()
+        ),
+    )
 
 
 def _check_frame(name: str, frame: pd.DataFrame) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from within_ml.base import ModelType
@@ -22,6 +23,7 @@ from within_pipelines.partitions import AS_OF_MONDAYS
 from within_pipelines.resources import FeatureResource, LakeResource, RegistryResource, TrainingResource
 
 if TYPE_CHECKING:
+    from within_ml.ad_score import AdScorePredictor
     from within_ml.validation.evaluation import EvaluationReport
 
 GROUP = "training"
@@ -29,7 +31,15 @@ OWNERS = ["team:ml"]
 TRAINING_SET = "ad_training_set"
 FEATURE_DATE = "feature_date"
 MODEL, CALIBRATED, REPORT = "model", "calibrated", "report"
+SUMMARY = "reasons.png"
+PICTURED_ROWS = 1_000
 HISTORY = dg.TimeWindowPartitionMapping(start_offset=-52, allow_nonexistent_upstream_partitions=True)
+
+
+class ModelConfig(dg.Config):
+    """Which model is trained: ``ensemble``, ``linear`` or ``nn``."""
+
+    model_type: str = "ensemble"
 
 
 class ComparisonConfig(dg.Config):
@@ -86,7 +96,7 @@ def ad_training_set(
     description="The ad score's parts, fitted on all but the last weeks: level, text score, boosted trees.",
 )
 def ad_score_model(
-    context: dg.AssetExecutionContext, lake: LakeResource, models: RegistryResource
+    context: dg.AssetExecutionContext, config: ModelConfig, lake: LakeResource, models: RegistryResource
 ) -> dg.MaterializeResult[Any]:
     """Fit the model on the training part; the validation part says when to stop."""
     from within_ml.ad_score import AdScorePredictor
@@ -95,6 +105,7 @@ def ad_score_model(
         frames, version = _frames(lake.store, context.partition_key)
         train, validation = frames["train"], frames["validation"]
         predictor = AdScorePredictor(
+            model_type=config.model_type,
             model_version=context.partition_key,
             metadata={
                 "trained_at": context.partition_key,
@@ -110,6 +121,7 @@ def ad_score_model(
         metadata={
             "training_rows": len(train),
             "validation_rows": len(validation),
+            "model_type": config.model_type,
             "weights": dg.MetadataValue.json(predictor.corrections_.weights_),
             "feature_importance": counts_table(
                 _most(predictor.get_feature_importance()), name="feature", value="share"
@@ -169,8 +181,9 @@ def ad_score_evaluation(
         frames, lake_version = _frames(lake.store, context.partition_key)
         predictor = AdScorePredictor.load(folder / CALIBRATED)
         report = ModelEvaluator().evaluate(predictor, frames)
-        files = _write_report(report, folder / REPORT)
         test = frames["test"]
+        files = _write_report(report, folder / REPORT)
+        files += _write_pictures(predictor, test, folder / REPORT)
         version = models.registry().register(
             folder / CALIBRATED,
             name=ModelType.AD_SCORE,
@@ -194,6 +207,8 @@ def ad_score_evaluation(
             "reliability_curve": picture("svg+xml", reliability_thumbnail_svg(report.reliability).encode()),
             "reliability_curve_large": picture("png", reliability_figure_png(report.reliability)),
             "beside_baselines": dg.MetadataValue.md(comparison_table(report)),
+            "reasons": picture("png", (folder / REPORT / SUMMARY).read_bytes()),
+            "intervals": _interval_metadata(report),
             "test_rows": len(test),
             "report": dg.MetadataValue.path(str(folder / REPORT / "report.html")),
             "test_log_loss": judged.log_loss.value,
@@ -328,6 +343,33 @@ def _write_report(report: "EvaluationReport", folder: Path) -> list[Path]:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(folder / name)
     return [folder / name for name in files]
+
+
+def _write_pictures(predictor: "AdScorePredictor", test: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw what moves the predictions of the test rows, one of them in full, and how a network learned."""
+    from within_ml.explain.plots import summary_plot, waterfall_plot
+
+    rows = test[:PICTURED_ROWS]
+    parts = predictor.explain(rows)
+    highest = int(np.argmax(parts.margin))
+    files = {SUMMARY: summary_plot(parts, rows), "waterfall.png": waterfall_plot(parts, rows, highest)}
+    curve = predictor.training_curve()
+    if len(curve):
+        files["training_curve.json"] = curve.to_json(orient="records", indent=2).encode()
+    for name, content in files.items():
+        temporary = folder / f".{name}.tmp"
+        temporary.write_bytes(content)
+        temporary.replace(folder / name)
+    return [folder / name for name in files]
+
+
+def _interval_metadata(report: "EvaluationReport") -> dg.MetadataValue[Any]:
+    if report.intervals is None:
+        return dg.MetadataValue.text("none: the history is too short")
+    found = report.intervals
+    return dg.MetadataValue.text(
+        f"{found.coverage:.1%} of {found.n_rows:,} observed rates inside their {found.confidence:.0%} interval"
+    )
 
 
 def _most(importance: dict[str, float], count: int = 15) -> dict[str, float]:

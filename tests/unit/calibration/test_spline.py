@@ -1,13 +1,17 @@
 """The calibrator corrects what is wrong, keeps the order, and does not learn noise."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
 
+from within_ml.calibration.scaling import BetaCalibrator
 from within_ml.calibration.spline import CalibrationMethod, SplineCalibrator
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.metrics import log_loss
@@ -86,6 +90,84 @@ def test_it_says_what_the_evidence_allowed(n, impressions, method):
     assert SplineCalibrator().fit(p, y, w).method_ is method
 
 
+def test_few_clicks_get_beta_calibration_and_a_line_in_the_log(caplog):
+    p, y, w = sample(50, truth=lambda p: p / 2, impressions=100)
+    with caplog.at_level(logging.WARNING):
+        beta = SplineCalibrator().fit(p, y, w)
+        level = SplineCalibrator(fallback="level").fit(p, y, w)
+
+    assert "58 clicks or misses (a spline needs 150)" in caplog.text
+    assert "beta calibration instead" in caplog.text
+    assert np.array_equal(beta.transform(GRID), BetaCalibrator().fit(p, y, w).transform(GRID))
+    assert level.method_ is CalibrationMethod.LEVEL
+    assert np.ptp(logit(level.transform(GRID)) - logit(GRID)) == pytest.approx(0, abs=1e-9)
+
+
+def test_enough_clicks_are_nothing_to_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        SplineCalibrator().fit(*sample(2000, truth=lambda p: p))
+
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("weeks", [None, 4])
+def test_few_clicks_of_calibrated_ads_lose_little_to_the_level_alone(weeks):
+    """What beta calibration may spoil with 60 clicks that a shift would not."""
+    lost = []
+    for seed in range(20):
+        p, y, w = sample(60, truth=lambda p: p, impressions=50, seed=seed)
+        periods = None if weeks is None else np.arange(60) % weeks
+        fresh = expit(np.random.default_rng(seed).normal(-4, 0.7, 5000))
+        losses = [
+            log_loss(fresh, SplineCalibrator(fallback=name).fit(p, y, w, periods=periods).transform(fresh))
+            for name in ("beta", "level")
+        ]
+        lost.append(losses[0] - losses[1])
+
+    assert np.mean(lost) < 2e-4
+
+
+def test_a_record_tells_the_map():
+    p, y, w = sample(3000, truth=lambda p: expit(-1 + 0.8 * logit(p)))
+    calibrator = SplineCalibrator().fit(p, y, w)
+    record = calibrator.get_spline_parameters()
+
+    knots, degree = np.array(record.knots), record.slope_order - 1
+    padded = np.concatenate([np.repeat(knots[0], degree), knots, np.repeat(knots[-1], degree)])
+    integral = BSpline(padded, np.array(record.slopes), degree).antiderivative()
+    x = np.linspace(knots[0], knots[-1], 50)[1:-1]
+    by_hand = expit(record.shift + record.start + integral(x) - integral(knots[0]))
+    assert calibrator.transform(expit(x)) == pytest.approx(by_hand, rel=1e-9)
+    assert record.method is CalibrationMethod.SPLINE
+    with pytest.raises(AttributeError):
+        record.shift = 0.0
+
+
+def test_straight_data_are_fitted_stiffly_and_wiggly_data_are_not():
+    wave = SplineCalibrator().fit(*sample(3000, truth=lambda p: expit(logit(p) + 0.4 * np.sin(3 * logit(p)))))
+    line = SplineCalibrator().fit(*sample(3000, truth=lambda p: expit(-1 + 0.8 * logit(p))))
+
+    assert line.get_spline_parameters().roughness > 50 * wave.get_spline_parameters().roughness
+    assert np.ptp(line.slopes_) < 0.1
+    assert np.ptp(wave.slopes_) > 1
+
+
+@pytest.mark.parametrize(("wave", "least"), [(0.5, 40e-5), (0.0, -5e-5)])
+def test_300_clicks_in_10000_impressions_are_worth_a_spline(wave, least):
+    """Against a line fitted by scikit-learn: much better where the truth is wiggly, hardly worse where it is a line."""
+    gained = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x, fresh = rng.normal(-4, 0.9, 10_000), rng.normal(-4, 0.9, 50_000)
+        y = rng.random(10_000) < expit(x + wave * np.sin(2 * x))
+        line = LogisticRegression(C=1e10).fit(x[:, None], y).predict_proba(fresh[:, None])[:, 1]
+        ours = SplineCalibrator().fit(expit(x), y).transform(expit(fresh))
+        truth = expit(fresh + wave * np.sin(2 * fresh))
+        gained.append(log_loss(truth, line) - log_loss(truth, ours))
+
+    assert np.mean(gained) > least
+
+
 def test_a_constant_prediction_gets_its_level():
     calibrator = SplineCalibrator().fit(np.full(500, 0.02), np.full(500, 0.04), np.full(500, 10_000))
 
@@ -135,7 +217,14 @@ def test_uniform_knots_are_even_on_the_log_odds():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"knot_spacing": "random"}, {"n_knots": 1}, {"spline_order": 1}, {"regularization": 0}, {"min_slope": 0}],
+    [
+        {"knot_spacing": "random"},
+        {"n_knots": 1},
+        {"spline_order": 1},
+        {"regularization": 0},
+        {"min_slope": 0},
+        {"fallback": "spline"},
+    ],
 )
 def test_impossible_arguments_are_refused(arguments):
     with pytest.raises(InputError):

@@ -54,7 +54,8 @@ def test_going_back_one_version_and_forward_again_keeps_the_scores(postgres_url)
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
     with connect(postgres_url) as connection:
-        assert connection.execute("SELECT to_regclass('ad_score_analysis')").fetchone() == (None,)
+        for table in ("ad_score_analysis", "region_factors"):
+            assert connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,)
     migrate(postgres_url)
     with connect(postgres_url) as connection:
         assert connection.execute("SELECT predicted_ctr, ctr_lower FROM ad_scores").fetchall() == [(0.1, None)]

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from within_ml.database.base import arrow_schema, table_of
-from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel
-from within_ml.database.repository import AnalysisRepository, DimensionRepository, ScoreRepository
+from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel, RegionFactorModel
+from within_ml.database.repository import AnalysisRepository, DimensionRepository, RegionRepository, ScoreRepository
 from within_ml.database.urls import connect
 from within_ml.errors import DatabaseError, InputError
 from within_ml.lake.contracts import CONTRACTS
@@ -50,7 +50,7 @@ def publications(url: str) -> list[tuple[object, ...]]:
         return connection.execute("SELECT run_id, rows, lake_version FROM publications ORDER BY run_id").fetchall()
 
 
-@pytest.mark.parametrize("model", [AdScoreModel, AdScoreAnalysisModel])
+@pytest.mark.parametrize("model", [AdScoreModel, AdScoreAnalysisModel, RegionFactorModel])
 def test_columns_and_key_are_those_of_the_contract(model):
     table = table_of(model)
     assert arrow_schema(table) == CONTRACTS[table.name].schema
@@ -190,6 +190,31 @@ def test_analyses_are_published_beside_the_scores(postgres_url):
         points = connection.execute(query).fetchall()
     assert told == [("ad_score_analysis", 1), ("ad_scores", 1)]
     assert points == [("0.4",)]
+
+
+def region_rows(**changes: object) -> pa.Table:
+    row = {
+        "date": DAY, "region": "US-TX", "country": "US", "offset": 0.1, "standard_error": 0.02, "factor": 1.105,
+        "impressions": 1000, "clicks": 20, "predicted_clicks": 18.0, "source": "own", "level": 0.01,
+        "spatial_share": 0.4, "moran_before": None, "moran_after": None, "weeks": 8, "run_id": "run-1", **changes,
+    }  # fmt: skip
+    return pa.Table.from_pylist([row], schema=CONTRACTS["region_factors"].schema)
+
+
+def test_region_factors_are_published_and_can_be_asked_for(postgres_url):
+    regions = RegionRepository(postgres_url)
+    assert regions.publish(region_rows(), DAY, lake_version=2, run_id="run-1").rows_written == 1
+    assert regions.publish(region_rows(run_id="run-2"), DAY, lake_version=2, run_id="run-2").rows_written == 0
+    assert regions.read(DAY).equals(region_rows())
+    with connect(postgres_url) as connection:
+        found = connection.execute('SELECT region, factor, "offset" FROM region_factors').fetchall()
+    assert found == [("US-TX", 1.105, 0.1)]
+
+
+@pytest.mark.parametrize("changes", [{"clicks": 1001}, {"factor": float("nan")}, {"source": "guess"}])
+def test_region_factors_outside_their_ranges_are_refused(postgres_url, changes):
+    with pytest.raises(InputError):
+        RegionRepository(postgres_url).publish(region_rows(**changes), DAY, lake_version=2, run_id="run-1")
 
 
 def test_an_analysis_that_is_no_list_is_refused(postgres_url):

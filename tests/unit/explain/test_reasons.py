@@ -29,7 +29,8 @@ NAN = float("nan")
         ("campaign_ctr_7d", 0.018, 0.012, "campaign's click rate over 7 days 1.8 % against the account's usual 1.2 %"),
         ("ad_ctr_1d", 0.0042, 0.0120, "ad's click rate on the day 0.42 % against the account's usual 1.2 %"),
         ("account_ctr_28d", 0.02, 0.01, "account's click rate over 28 days 2.0 % against its usual 1.0 %"),
-        ("prior_ctr", 0.02, 0.0201, "ad's recent click rate 2.0 %, as usual"),
+        ("prior_ctr", 0.02, 0.02, "ad's recent click rate 2.0 %, as usual"),
+        ("prior_ctr", 0.02, 0.0201, "ad's recent click rate 2.00 % against the account's usual 2.01 %"),
         ("prior_ctr", 0.02, NAN, "ad's recent click rate 2.0 %"),
         ("ad_spend_7d", NAN, 12.0, "ad's spend over 7 days not known"),
         ("ad_impressions_28d", 12_400, 3_100, "ad's impressions over 28 days 12,400 against the account's usual 3,100"),
@@ -65,9 +66,10 @@ def test_the_words_of_a_text_are_named():
 
 
 def test_every_feature_of_the_catalog_has_a_meaning():
-    missing = [feature.name for feature in AD_FEATURES if feature.name not in MEANINGS]
+    # What no table names is a group of its own, under its own name.
+    missing = [f.name for f in AD_FEATURES if f.name not in MEANINGS and meaning(f.name).group == f.name]
     assert missing == []
-    assert len({MEANINGS[feature.name].group for feature in AD_FEATURES}) < 30
+    assert len({meaning(feature.name).group for feature in AD_FEATURES}) < 40
 
 
 @settings(deadline=None)
