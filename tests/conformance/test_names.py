@@ -63,5 +63,3 @@ def test_methods_are_there_and_say_what_they_do(kind):
         method = getattr(kind, name)
         assert callable(method)
         assert len(inspect.getdoc(method) or "") > 20, name
-
-

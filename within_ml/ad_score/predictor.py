@@ -220,7 +220,7 @@ class AdScorePredictor(BaseMLModel):
         ----------
         new_data : DataFrame, shape (n, …)
             Rows of ``ad_training_set``: what `predict` needs, and ``label_impressions`` and ``label_clicks``. Days that
-            are known already are replaced by theirs.
+            are known already are replaced by theirs; their ads keep the predictions made before the outcome was known.
 
         Raises
         ------
@@ -241,7 +241,7 @@ class AdScorePredictor(BaseMLModel):
         if later.any():
             rows = shown[later].reset_index(drop=True)
             self.corrections_.update(rows_of(rows, y[later], w[later], self.base_.margin(rows), self.base_.dispersion_))
-        return self._calibrate_on(self.outcomes_.where(~np.isin(self.outcomes_.day, new.day)).with_more(new))
+        return self._calibrate_on(self.outcomes_.renewed(new))
 
     def predict(self, X: pd.DataFrame) -> FloatArray:
         """Return the predicted click-through rate of each row, a fraction in (0, 1), shape (n,).

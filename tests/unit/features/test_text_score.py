@@ -263,7 +263,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, kind: str) -> None:
         ({"y": [0.1, 0.2, 0.3, 1.2]}, "in .0, 1., however: 1.2"),
         ({"y": [0.1, 0.2, 0.3, np.nan]}, "in .0, 1., however: nan"),
         ({"sample_weight": [1, 1, 1, -1]}, "not negative"),
-        ({"sample_weight": [0, 0, 0, 0]}, "positive in at least one row"),
+        ({"sample_weight": [0, 0, 0, 0]}, "above 0 in at least one row"),
         ({"groups": ["a", "a", None, "b"]}, "1 are null"),
         ({"folds": 1}, "folds must be at least 2, however: 1"),
     ],
