@@ -406,9 +406,11 @@ class AdScorePredictor(BaseMLModel):
 
     @staticmethod
     def _fit_audience(X: pd.DataFrame, y: FloatArray, w: FloatArray, margin: FloatArray) -> AudienceMatch | None:
-        """What fits which audience; None where no ad names one."""
+        """What fits which audience; None where no ad names one or no ad has a text."""
         known = [name for name in terms.AUDIENCE if name in X.columns]
         if len(known) < len(terms.AUDIENCE) or not X[known].notna().any(axis=None):
+            return None
+        if not X[["headline", "body"]].notna().any(axis=None):
             return None
         from within_ml.models.audience import AudienceMatch
 

@@ -263,3 +263,10 @@ def test_the_match_with_the_audience_is_scored_where_one_is_named(weeks):
     scored = fitted_on(named, uncertainty=False, calibration=False).score(named)
 
     assert scored["target_audience_match"].between(0, 100).all()
+
+
+def test_an_audience_without_any_text_matches_nothing(weeks):
+    named = weeks[:300].assign(audience_age="18-24", audience_gender="all", interests=None, headline=None)
+    scored = fitted_on(named, uncertainty=False).score(named)
+
+    assert scored["target_audience_match"].isna().all()

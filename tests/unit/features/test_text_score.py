@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.features.text_score import TextScore
@@ -280,3 +281,10 @@ def test_must_be_fitted_first(tmp_path: Path) -> None:
         TextScore().predict(pd.DataFrame({"headline": ["a"]}))
     with pytest.raises(InputError, match="must be positive"):
         TextScore(alpha=0).fit(pd.DataFrame({"headline": ["a"]}), [0.1])
+
+
+# It learns from texts: scikit-learn then runs the checks that need no matrix of numbers.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([TextScore()])
+def test_it_is_a_scikit_learn_estimator(estimator, check):
+    check(estimator)
