@@ -171,7 +171,9 @@ class AdScorePredictor(BaseMLModel):
         y, w = self._checked(X, y, sample_weight)
         rows = terms.training_order(X, w, self.feature_config.max_rows)
         if not rows.size:
-            raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
+            raise InputError(
+                f"The ad score is fitted on rows with impressions; sample_weight is zero in all {len(X)} rows."
+            )
         X, y, w = X.iloc[rows].reset_index(drop=True), y[rows], w[rows]
         decay = terms.decay(X["date"], self.feature_config.half_life_days)
         self.feature_names = self.feature_names or terms.numeric_columns(X)
@@ -499,7 +501,7 @@ class AdScorePredictor(BaseMLModel):
         self, X: pd.DataFrame, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> tuple[FloatArray, FloatArray]:
         self.require_columns(X, [*REQUIRED_COLUMNS, *self.feature_names])
-        rate, _, weight = metrics.check_rates(y, np.zeros(len(X)), sample_weight)
+        rate, _, weight = metrics.check_rates(y, np.zeros(len(X)), sample_weight, names=("y", "X", "sample_weight"))
         return rate, weight
 
     # ---- save format
