@@ -126,7 +126,7 @@ def judged(rows: pd.DataFrame, predictions: Mapping[str, np.ndarray]) -> tuple[s
 
 
 def loss_difference(rows: pd.DataFrame, predictions: Mapping[str, np.ndarray], name: str) -> str:
-    y, n = rate(rows), shown(rows).to_numpy(float)
+    y, n = rate(rows), shown(rows)
     gain = (metrics.row_log_loss(y, predictions[OURS]) - metrics.row_log_loss(y, predictions[name])) * n
     found = ClusterBootstrap(campaign_groups(rows)).interval(gain, n)
     return f"{1e5 * found.value:+.1f} ({1e5 * found.lower:+.1f} … {1e5 * found.upper:+.1f})"
