@@ -9,8 +9,9 @@ calibrator and intervals learn from ten weeks of backtested outcomes and the val
 is the default of them that the others are set beside. Predictions of all vintages are pooled and judged by
 `within_ml.validation.comparison`, with 95 % bootstraps by campaign.
 
-Upworthy: every second of the last 20 weeks. Simulated agencies: three, with images; in each, one platform and the
-appeal of all themes change after two thirds of the days, which the last vintages are judged after.
+Upworthy: every second of the last 20 weeks. Simulated agencies: three, with images, of few accounts with many ads, so
+that there are accounts with 200 outcomes; in each, one platform and the appeal of all themes change after two thirds of
+the days: most of the training rows are older than that, and all that is judged is newer.
 
 Split conformal intervals get the outcomes that the ad score's get, calibrated out of their weeks, and put the quantile
 of the absolute residual around the same predictions.
@@ -159,8 +160,11 @@ def agencies_section(options: argparse.Namespace, config: AdScoreConfig) -> str:
 
 def agency_outcomes(seed: int, options: argparse.Namespace, config: AdScoreConfig) -> list[Outcome]:
     agency = simulate(
-        SimulationConfig(accounts=options.accounts, days=options.days, seed=seed, max_images=options.images)
-    )
+        SimulationConfig(
+            accounts=options.accounts, days=options.days, seed=seed, max_images=options.images,
+            campaigns_per_account=options.campaigns,
+        )
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
         rows = agency_rows(agency, Path(folder), warm_up=min(WARM_UP_DAYS, options.days // 4), images=True)
         found = [outcome(vintage, config) for vintage in agency_vintages(rows, options.vintages)]
@@ -184,8 +188,8 @@ def run(options: argparse.Namespace) -> Path:
     text = f"""# The composed ad score
 
 Written by `python -m benchmarks.ad_score --weeks {options.weeks} --step {options.step} --seeds
-{" ".join(map(str, options.seeds))} --accounts {options.accounts} --days {options.days} --rows {options.rows}`.
-{machine()}
+{" ".join(map(str, options.seeds))} --accounts {options.accounts} --campaigns {options.campaigns} --days {options.days}
+--vintages {options.vintages} --rows {options.rows}`. {machine()}
 
 {__doc__.split(chr(10) * 2, 2)[2].strip()}
 
@@ -204,11 +208,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--weeks", type=int, default=20, help="last weeks of the Upworthy sample")
     options.add_argument("--step", type=int, default=2, help="judge every so manieth of them")
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one simulated agency for each")
-    options.add_argument("--accounts", type=int, default=24)
-    options.add_argument("--days", type=int, default=240)
+    options.add_argument("--accounts", type=int, default=8)
+    options.add_argument("--campaigns", type=int, default=8, help="of an account at a time")
+    options.add_argument("--days", type=int, default=210)
     options.add_argument("--images", type=int, default=200, help="distinct images of an agency")
-    options.add_argument("--vintages", type=int, default=2, help="of each agency, four weeks apart")
-    options.add_argument("--rows", type=int, default=20_000, help="training rows of a vintage at most")
+    options.add_argument("--vintages", type=int, default=1, help="of each agency, four weeks apart")
+    options.add_argument("--rows", type=int, default=30_000, help="training rows of a vintage at most")
     options.add_argument("--only", choices=list(SECTIONS), help="compute one section anew")
     options.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     return options
