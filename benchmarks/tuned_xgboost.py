@@ -20,9 +20,8 @@ import argparse
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import scale, upworthy
+from benchmarks.agencies import Vintage, agency_rows, agency_vintages, rate, shown, upworthy_rows, upworthy_vintages
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml import metrics
 from within_ml.ad_score import AdScorePredictor, terms
-from within_ml.features.labels import last_trainable
-from within_ml.features.runner import compute_ad_features, compute_training_rows, missing_content
-from within_ml.features.text_keys import content_rows
-from within_ml.lake.landing import DIMENSIONS, ingest_days, ingest_dimension, register
-from within_ml.lake.simulation import SimulationConfig, simulate, write_landing
-from within_ml.splits import OutOfTimeSplit
+from within_ml.lake.simulation import SimulationConfig, simulate
 from within_ml.validation.evaluation import campaign_groups
 
 WEEKS, SEEDS, TRIALS = 12, 3, 12
@@ -55,16 +49,6 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Vintage:
-    """What one training may see, and the rows it is judged on."""
-
-    as_of: date
-    train: pd.DataFrame
-    validation: pd.DataFrame
-    test: pd.DataFrame
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """Predictions of the test rows by name, and CPU seconds of what made them."""
 
@@ -73,56 +57,10 @@ class Outcome:
     seconds: dict[str, float]
 
 
-def rate(rows: pd.DataFrame) -> FloatArray:
-    return (rows["label_clicks"] / rows["label_impressions"]).to_numpy(np.float64)
-
-
-def shown(rows: pd.DataFrame) -> FloatArray:
-    return rows["label_impressions"].to_numpy(np.float64)
-
-
-# ---- data
-
-
 def simulated_rows(seed: int, folder: Path, *, accounts: int = ACCOUNTS, days: int = DAYS) -> pd.DataFrame:
-    """Features and labels of a simulated agency, made as the pipeline makes them."""
-    store, zone = scale.places(str(folder))
-    config = SimulationConfig(accounts=accounts, days=days, seed=seed, max_images=accounts)
-    write_landing(simulate(config), folder / "landing" / scale.SOURCE)
-    found, read = register(store, zone, run_id="bench"), scale.reader(store)
-    for dimension in DIMENSIONS:
-        ingest_dimension(store, zone, dimension, run_id="bench")
-    ingest_days(store, zone, found.days, run_id="bench")
-    # Windows of the first four weeks would reach before the first day.
-    first, last = found.days[0] + timedelta(days=min(27, days // 4)), found.days[-1]
-    content = content_rows(missing_content(read, None, last=last))
-    computed = compute_ad_features(read, first=first, last=last, content=content)
-    store.replace_stream("ad_features", ((day.date, day.table) for day in computed), run_id="bench")
-    return compute_training_rows(read, first=first, last=last - timedelta(days=7)).to_pandas()
-
-
-def vintage(rows: pd.DataFrame, as_of: date, test: pd.DataFrame) -> Vintage:
-    mature = rows[pd.to_datetime(rows["date"]).dt.date <= last_trainable(as_of)]
-    split = OutOfTimeSplit().split(mature["date"])
-    parts = (mature[mask].reset_index(drop=True) for mask in (split.train, split.validation))
-    return Vintage(as_of, *parts, test.reset_index(drop=True))
-
-
-def upworthy_vintages(rows: pd.DataFrame, weeks: int) -> Iterator[Vintage]:
-    """The last weeks' tests, each week with the vintage of the Monday before, as `benchmarks.upworthy` has them."""
-    days = pd.to_datetime(rows["date"]).dt.date
-    for day in sorted(day for day in days.unique() if day.isoweekday() == 7)[-weeks:]:
-        yield vintage(rows, day - timedelta(days=day.weekday()), rows[days == day])
-
-
-def simulated_vintages(rows: pd.DataFrame, count: int = SIMULATED_VINTAGES) -> Iterator[Vintage]:
-    """Vintages four weeks apart, each judged on the four weeks that begin on its day."""
-    days = pd.to_datetime(rows["date"]).dt.date
-    length = min(TEST_DAYS, (days.max() - days.min()).days // (2 * count + 2))
-    for number in range(count, 0, -1):
-        as_of = days.max() - timedelta(days=number * length - 1)
-        inside = (days >= as_of) & (days < as_of + timedelta(days=length))
-        yield vintage(rows, as_of, rows[inside])
+    """Features and labels of one agency, without the first four weeks."""
+    agency = simulate(SimulationConfig(accounts=accounts, days=days, seed=seed, max_images=accounts))
+    return agency_rows(agency, folder, warm_up=min(27, days // 4))
 
 
 # ---- the peer
@@ -308,7 +246,7 @@ def section(title: str, outcomes: list[Outcome], draws: int) -> str:
 
 def upworthy_section(weeks: int, trials: int, draws: int) -> str:
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-        rows = upworthy.labelled_rows(Path(folder))
+        rows = upworthy_rows(Path(folder))
     outcomes = [outcome(found, trials) for found in upworthy_vintages(rows, weeks)]
     return section(f"0. Upworthy, {weeks} weeks", outcomes, draws)
 
@@ -316,7 +254,7 @@ def upworthy_section(weeks: int, trials: int, draws: int) -> str:
 def simulated_section(seed: int, trials: int, days: int, draws: int) -> str:
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
         rows = simulated_rows(seed, Path(folder), days=days)
-    outcomes = [outcome(found, trials) for found in simulated_vintages(rows)]
+    outcomes = [outcome(found, trials) for found in agency_vintages(rows, SIMULATED_VINTAGES, TEST_DAYS)]
     return section(f"{seed}. Simulated agency, seed {seed}", outcomes, draws)
 
 
