@@ -109,6 +109,10 @@ class Outcomes:
         """Return the rows of that day and later."""
         return self.where(self.day >= day)
 
+    def last(self, days: int) -> Outcomes:
+        """Return the rows of the last days."""
+        return self.since(self.day.max() - np.timedelta64(days - 1, "D")) if len(self) else self
+
     def parts(self, count: int) -> Iterator[NDArray[np.bool_]]:
         """Yield masks, shape (n,), of ``count`` spans of neighbouring weeks, fewer where there are fewer weeks."""
         weeks = self.weeks
