@@ -43,6 +43,7 @@ from benchmarks.agencies import (
 )
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml.ad_score import AdScorePredictor, terms
+from within_ml.ad_score.calibrating import cross_calibrated
 from within_ml.ad_score.config import AdScoreConfig
 from within_ml.ad_score.variants import predictions_of_variants
 from within_ml.lake.simulation import SimulationConfig, simulate
@@ -89,7 +90,7 @@ def intervals(model: AdScorePredictor, test: pd.DataFrame, predicted: FloatArray
         return Intervals(found["ctr_lower"].to_numpy(), found["ctr_upper"].to_numpy(), CONFIDENCE)
 
     outcomes = model.outcomes_
-    calibrated = model._cross_calibrated(outcomes, model.calibrator_.persistence_)
+    calibrated = cross_calibrated(outcomes, model.calibrator_.persistence_, model.base_.period_sd_)
     residuals = np.sort(np.abs(outcomes.y - calibrated))
     half = residuals[min(int(np.ceil((residuals.size + 1) * CONFIDENCE)), residuals.size) - 1]
     plain = Intervals(np.maximum(predicted - half, 0.0), np.minimum(predicted + half, 1.0), CONFIDENCE)

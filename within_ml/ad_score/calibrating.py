@@ -50,7 +50,7 @@ def calibrate(outcomes: Outcomes, *, period_sd: float, confidence: float | None)
     lasting = persistence(outcomes, period_sd=period_sd)
     intervals = None
     if confidence is not None:
-        intervals = CtrIntervals.fit(outcomes, _cross_calibrated(outcomes, lasting, period_sd), confidence)
+        intervals = CtrIntervals.fit(outcomes, cross_calibrated(outcomes, lasting, period_sd), confidence)
     return Calibration(_calibrator(outcomes, lasting, period_sd), intervals)
 
 
@@ -66,7 +66,7 @@ def _calibrator(outcomes: Outcomes, lasting: FloatArray, period_sd: float) -> Hi
     )
 
 
-def _cross_calibrated(outcomes: Outcomes, lasting: FloatArray, period_sd: float) -> FloatArray:
+def cross_calibrated(outcomes: Outcomes, lasting: FloatArray, period_sd: float) -> FloatArray:
     """Calibrated rates of the outcomes, each by a calibrator fitted on the outcomes of other weeks, shape (n,)."""
     rates = outcomes.rate
     for held in outcomes.parts(_PARTS):
