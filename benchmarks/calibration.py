@@ -1,6 +1,6 @@
 """How well calibrators repair probabilities, each fitted on the same rows in one process.
 
-    python -m benchmarks.calibration [--seeds 20] [--splits 10]
+    python -m benchmarks.calibration [--seeds 20] [--splits 10] [--only SECTION]
 
 Simulated: predictions whose log-odds are spread by .9, a true rate that is a known function of them with mean 3 %, one
 click or none by row; the loss is the expected one under the truth, on 100,000 fresh predictions. Real: Adult with a
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,13 +29,13 @@ from scipy.special import expit, log_softmax, logit, softmax, xlogy
 
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml import metrics
-from within_ml.calibration.scaling import BetaCalibrator
 from within_ml.calibration.spline import SplineCalibrator
 
 DATA = Path(__file__).parent / "data"
 CTR, SPREAD, FRESH = 0.03, 0.9, 100_000
 CLOSEST = 1e-6
 OURS = "spline, ours"
+PAGE = "calibration.md"
 Calibrate = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(predictions, outcomes, new predictions) → calibrated new predictions."""
 
@@ -45,10 +45,6 @@ Calibrate = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 def spline(p, y, new):
     return SplineCalibrator().fit(p, y).transform(new)
-
-
-def penalised_beta(p, y, new):
-    return BetaCalibrator().fit(p, y).transform(new)
 
 
 def log_odds(p: np.ndarray) -> np.ndarray:
@@ -121,6 +117,7 @@ SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "level wrong": lambda x: x - 0.5,
     "calibrated": lambda x: x,
 }
+SIMULATED = {f"simulated, {shape}": shape for shape in SHAPES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,29 +209,25 @@ def found(calibrate: Calibrate, draw: Draw) -> Found:
     return Found(loss(draw.rate, p), float((steps == 0).mean()), float((steps < 0).mean()), abs(after - before))
 
 
-def cases(rows: int) -> Iterator[tuple[str, Callable[[int], Draw]]]:
-    for shape in SHAPES:
-        yield f"simulated, {shape}", lambda seed, shape=shape: simulated(shape, rows, seed)
-    for name in REAL:
-        yield name, lambda seed, name=name: real(name, rows, seed)
+def draw(name: str, rows: int, seed: int) -> Draw:
+    return simulated(SIMULATED[name], rows, seed) if name in SIMULATED else real(name, rows, seed)
 
 
 Losses = dict[str, dict[str, np.ndarray]]
 
 
-def compared(rows: int, seeds: int, methods: Mapping[str, Calibrate]) -> tuple[Losses, dict[str, list[Found]]]:
+def compared(
+    rows: int, seeds: int, methods: Mapping[str, Calibrate], names: Iterable[str]
+) -> tuple[Losses, dict[str, list[Found]]]:
     """Losses by case and method, shape (seeds,), and all that was found by method."""
     losses: Losses = {}
-    every: dict[str, list[Found]] = {name: [] for name in methods}
-    for case, draw in cases(rows):
-        by_method = {name: [] for name in methods}
-        for seed in range(seeds):
-            rows_of = draw(seed)
-            for name, calibrate in methods.items():
-                by_method[name].append(found(calibrate, rows_of))
-        losses[case] = {name: np.array([f.loss for f in results]) for name, results in by_method.items()}
-        for name, results in by_method.items():
-            every[name] += results
+    every: dict[str, list[Found]] = {method: [] for method in methods}
+    for name in names:
+        draws = [draw(name, rows, seed) for seed in range(seeds)]
+        results = {method: [found(calibrate, one) for one in draws] for method, calibrate in methods.items()}
+        losses[name] = {method: np.array([f.loss for f in each]) for method, each in results.items()}
+        for method, each in results.items():
+            every[method] += each
     return losses, every
 
 
@@ -304,62 +297,82 @@ def classes(rows: int, splits: int) -> Losses:
 # ---- page
 
 
-def run(seeds: int, splits: int, *, large: int = 10_000, small: int = 1_000, results: Path = RESULTS) -> Path:
+def judged(title: str, losses: Losses, *tail: str) -> str:
+    return "\n\n".join([f"## {title}", loss_table(losses), "Ahead:", lead_table(losses), *tail])
+
+
+def many(title: str, rows: int, seeds: int, names: Iterable[str]) -> str:
+    losses, every = compared(rows, seeds, ALL, names)
+    return judged(title, losses, "What becomes of the order, over all these draws:", order_table(every))
+
+
+def few(title: str, rows: int, seeds: int) -> str:
+    losses, _ = compared(rows, seeds, ALL, [*SIMULATED, *REAL])
+    about = (
+        f"At 3 % these are about {round(rows * CTR)} clicks: `SplineCalibrator` falls back to beta calibration,\n"
+        "pulled towards the identity. Its bar here is beta calibration's loss plus 50 × 10⁻⁵."
+    )
+    return judged(title, losses, about)
+
+
+def several(title: str, rows: Iterable[int], splits: int) -> str:
+    losses: Losses = {}
+    for count in rows:
+        losses |= classes(count, splits)
+    return judged(title, losses, 'One map per class, rows divided by their sum; "temperature" is one number for all.')
+
+
+def kept_sections(page: Path) -> dict[int, str]:
+    """The sections of a page written before, by their number."""
+    if not page.exists():
+        return {}
+    parts = page.read_text(encoding="utf-8").split("\n## ")[1:]
+    return {int(part.split(".")[0]): f"## {part.rstrip()}" for part in parts}
+
+
+def run(
+    seeds: int,
+    splits: int,
+    *,
+    large: int = 10_000,
+    small: int = 1_000,
+    only: int | None = None,
+    results: Path = RESULTS,
+) -> Path:
+    """Run the benchmark, or one section of it beside those of the page that is there, and write its page."""
     logging.getLogger("within_ml").setLevel(logging.ERROR)
-    many, order = compared(large, seeds, ALL)
-    few, _ = compared(small, seeds, {**ALL, "beta, ours": penalised_beta})
-    several = {**classes(large // 2, splits), **classes(small, splits)}
+    makers: dict[int, Callable[[], str]] = {
+        1: lambda: many(f"1. Simulated, {large:,} rows", large, seeds, SIMULATED),
+        2: lambda: many(f"2. Real, {large:,} rows", large, seeds, REAL),
+        3: lambda: few(f"3. {small:,} rows", small, seeds),
+        4: lambda: several("4. Several classes", (large // 2, small), splits),
+    }
+    sections = kept_sections(results / PAGE) if only is not None else {}
+    for number in makers if only is None else [only]:
+        sections[number] = makers[number]()
     page = f"""# Calibrators on the same rows
 
-Written by `python -m benchmarks.calibration --seeds {seeds} --splits {splits}`. {machine()}
+Written by `python -m benchmarks.calibration --seeds {seeds} --splits {splits}`, section by section with `--only`.
+{machine()}
 
 Mean log-loss over {seeds} draws (several classes: {splits} splits). "Ahead" is the peer's loss minus that of
 `SplineCalibrator()` with its defaults, × 10⁵, and in brackets the draws in which ours is at or below the peer.
 Simulated losses are expectations under the known truth. Data: Adult (CC BY 4.0, UCI), employment in Massachusetts
 (NannyML, Apache-2.0), VGG16 on CIFAR-10 (MIT); licences stand beside them in `benchmarks/data`.
 
-## {large:,} rows
-
-{loss_table(many)}
-
-Ahead:
-
-{lead_table(many)}
-
-What becomes of the order, over all these draws:
-
-{order_table(order)}
-
-## {small:,} rows
-
-At 3 % these are about {round(small * CTR)} clicks: `SplineCalibrator` falls back to beta calibration, pulled towards
-the identity. Its bar here is beta calibration's loss plus 50 × 10⁻⁵.
-
-{loss_table(few)}
-
-Ahead:
-
-{lead_table(few)}
-
-## Several classes
-
-One map per class, rows divided by their sum; "temperature" is one temperature for all.
-
-{loss_table(several)}
-
-Ahead:
-
-{lead_table(several)}
+{(chr(10) * 2).join(sections[number] for number in sorted(sections))}
 """
-    return write_result("calibration.md", page, folder=results)
+    return write_result(PAGE, page, folder=results)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--splits", type=int, default=10)
-    arguments = parser.parse_args()
-    run(arguments.seeds, arguments.splits)
+    parser.add_argument("--only", type=int, choices=[1, 2, 3, 4], help="compute one section anew")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    run(options.seeds, options.splits, only=options.only, results=options.results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """DynamicLinear beside river's FTRL on a drifting stream: who predicts the next row better, and how fast.
 
-    PYTHONPATH=/tmp/peers python -m benchmarks.dynamic_linear [--rows 200000] [--streams 3]
+    PYTHONPATH=.peers python -m benchmarks.dynamic_linear [--rows 200000] [--streams 3]
 
 river is no dependency; `benchmarks/peers.txt` says how to install it beside the project. Both learn the same rows in
 the same order in one process, each row predicted just before it is learned (progressive validation). Both are tuned
@@ -154,7 +154,7 @@ def run(rows: int, streams: int, *, results: Path = RESULTS) -> Path:
         ahead.append(f"{gap.mean():.5f} ± {1.96 * gap.std() / np.sqrt(rows):.5f}")
     text = f"""# DynamicLinear beside river's FTRL
 
-Written by `PYTHONPATH=/tmp/peers python -m benchmarks.dynamic_linear --rows {rows} --streams {streams}`.
+Written by `PYTHONPATH=.peers python -m benchmarks.dynamic_linear --rows {rows} --streams {streams}`.
 {machine()} {river_version()}.
 
 {streams} streams of {rows:,} rows, {FIELDS} categories each, {clicks:.1%} clicks; the effects of the categories wander,

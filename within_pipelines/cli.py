@@ -260,6 +260,22 @@ def rollback(
 
 
 @app.command()
+def scores(
+    day: Annotated[
+        date | None,
+        typer.Option("--date", parser=_day, metavar="YYYY-MM-DD", help="The day; the last one scored where left out."),
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Only this account.")] = None,
+    campaign: Annotated[str | None, typer.Option(help="Only this campaign.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many ads, the best first.")] = 20,
+) -> None:
+    """Show scored ads: prediction, interval, score and reasons."""
+    from within_pipelines.lake_views import show_scores
+
+    show_scores(out, _store(load_settings()), day, account=account, campaign=campaign, limit=limit)
+
+
+@app.command()
 def lake(
     table: Annotated[str | None, typer.Argument(help="One table in detail; all of them where left out.")] = None,
     report: Annotated[

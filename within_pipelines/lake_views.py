@@ -1,5 +1,6 @@
 """The lake on a terminal: tables, partitions, quarantine; and the expectations report as a page."""
 
+import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from within_ml.errors import InputError, shown
-from within_ml.lake.contracts import CONTRACTS
+from within_ml.lake.contracts import AD_KEY, CONTRACTS
 from within_ml.lake.quarantine import TABLE as QUARANTINE
 from within_ml.lake.quarantine import replay
 from within_ml.lake.store import LakeStore
@@ -51,6 +53,40 @@ def show_table(out: Console, store: LakeStore, name: str) -> None:
     out.print(versions)
     if name == QUARANTINE:
         _show_reasons(out, store.read(QUARANTINE))
+
+
+def show_scores(
+    out: Console, store: LakeStore, day: date | None, *, account: str | None, campaign: str | None, limit: int
+) -> None:
+    """The best ads of a day, each with its headline and what moves its prediction.
+
+    Raises
+    ------
+    InputError
+        If nothing is scored on the day, or nothing of the account or campaign.
+    """
+    dates = store.dates("ad_scores") if store.exists("ad_scores") else ()
+    chosen = day or (dates[-1] if dates else None)
+    if chosen is None or chosen not in dates:
+        known = f"scored are {dates[0]} to {dates[-1]}" if dates else "no day is scored yet; run within demo or nightly"
+        raise InputError(f"Scores of a day are there once it is scored, however: {chosen or 'no day'}; {known}.")
+    filters = {"account_id": account, "campaign_id": campaign}
+    wanted = {"date": chosen, **{name: [value] for name, value in filters.items() if value is not None}}
+    rows = store.read("ad_scores", wanted)
+    if not rows.num_rows:
+        raise InputError(f"No ad of {account or 'any account'}, {campaign or 'any campaign'} is scored on {chosen}.")
+    rows = rows.sort_by([("ad_score", "descending"), ("ad_id", "ascending")])
+    best = rows.slice(0, limit).to_pylist()
+    texts = store.read("ad_features", wanted, columns=[*AD_KEY, "headline"]).to_pylist()
+    headline = {tuple(row[key] for key in AD_KEY): row["headline"] for row in texts}
+    title = f"{chosen}: {rows.num_rows:,} ads scored"
+    table = Table("score", "predicted CTR", "90 % interval", "ad", "why", title=title)
+    for row in best:
+        interval = "" if row["ctr_lower"] is None else f"{row['ctr_lower']:.2%} … {row['ctr_upper']:.2%}"
+        ad = f"{row['account_id']} / {row['ad_id']}\n{headline.get(tuple(row[key] for key in AD_KEY)) or ''}"
+        why = "\n".join(json.loads(row["top_reasons"] or "[]"))
+        table.add_row(f"{row['ad_score']:.0f}", f"{row['predicted_ctr']:.2%}", interval, Text(ad), Text(why))
+    out.print(table)
 
 
 def _show_reasons(out: Console, rows: pa.Table) -> None:

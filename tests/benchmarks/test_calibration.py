@@ -46,3 +46,7 @@ def test_all_of_it_at_a_tiny_size(tmp_path):
     assert "| simulated, wiggly |" in page
     assert "| CIFAR-10, 1,000 rows |" in page
     assert page.count("splinecalib") >= 5
+    again = calibration.run(1, 1, large=2000, small=500, only=3, results=tmp_path).read_text()
+    assert [line for line in again.splitlines() if line.startswith("## ")] == [
+        "## 1. Simulated, 2,000 rows", "## 2. Real, 2,000 rows", "## 3. 500 rows", "## 4. Several classes",
+    ]  # fmt: skip

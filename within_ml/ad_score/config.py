@@ -62,6 +62,8 @@ class AdScoreConfig:
         Larger training sets are sampled, by a stable hash of date and ad.
     folds : int
         Folds of the out-of-fold text score.
+    refit : bool
+        Whether members that were stopped on the last days of the rows are fitted again on all of them.
     text_history_impressions : float
         An ad with this many impressions in 28 days has half of its text's effect estimated apart from that of a new ad.
     confidence_impressions : float
@@ -90,6 +92,7 @@ class AdScoreConfig:
     early_stopping_days: int = 14
     max_rows: int = 500_000
     folds: int = 5
+    refit: bool = True
     text_history_impressions: float = 5_000.0
     confidence_impressions: float = 1_000.0
     topics: int = 5

@@ -62,6 +62,8 @@ class Corrections:
 
     def fit(self, rows: Rows, later: Rows | None) -> Self:
         """Fit members and weights: on later rows where given, else on the last days of these, then again on all."""
+        # A column without any value says nothing, but would take its share of the trees' sampling of columns.
+        self.features = [name for name in self.features if rows.X[name].notna().any()]
         self.members_: dict[str, Member] = {}
         self.weights_: dict[str, float] = {}
         if not self.features and Modality.TEXT not in self.config.modalities:
@@ -76,8 +78,8 @@ class Corrections:
             logger.warning("ad score: no later rows to stop on, so that nothing is fitted beside level and text")
             return self
         self._fit(_part(rows, split.train), _part(rows, split.validation))
-        for name, member in self.members_.items():
-            if self.weights_[name]:
+        if self.config.refit:
+            for member in self.used().values():
                 member.fit(rows, None)
         return self
 

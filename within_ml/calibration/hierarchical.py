@@ -21,8 +21,8 @@ from sklearn.base import BaseEstimator
 from within_ml.calibration.group_tree import GroupTree, IntArray
 from within_ml.calibration.level import estimate_level
 from within_ml.calibration.random_intercepts import Intercepts, estimate_intercepts
-from within_ml.calibration.spline import SplineCalibrator
-from within_ml.errors import InputError, ModelFormatError, NotFittedError
+from within_ml.calibration.spline import CalibrationMethod, SplineCalibrator
+from within_ml.errors import InputError, ModelFormatError, NotFittedError, shown
 from within_ml.metrics import check_rates
 
 FloatArray = NDArray[np.float64]
@@ -71,6 +71,8 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         The map of all groups, fitted beside the intercepts.
     variances_ : dict of str to float
         Variance of the intercepts by level, 0 where a level is left out.
+    persistence_ : array, shape (levels,)
+        Share of the intercepts that is applied; `get_calibration_mapping` tells them as they are applied.
     dispersion_ : float
         Variance of rows around their group in units of the binomial one (Pearson, at least 1); it divides the weights.
 
@@ -107,6 +109,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         *,
         periods: ArrayLike | None = None,
         period_sd: float = 0.0,
+        persistence: ArrayLike | None = None,
     ) -> Self:
         """Fit the global map and the intercepts.
 
@@ -124,6 +127,10 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             Label of each row's week: what a week did to all groups is then not taken for what one group is like.
         period_sd : float
             As in `SplineCalibrator.fit`.
+        persistence : array-like, shape (levels,), optional
+            Share, in [0, 1], of a group's intercept that later rows will still have, by level; all of it if not given.
+            The rest is for the global map to average over. A prediction that follows what its groups have shown makes
+            up for their deviations itself as time goes by.
 
         Raises
         ------
@@ -131,14 +138,17 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             If a shape or range is wrong, nothing has weight, or a constructor argument is impossible.
         """
         self._check_parameters()
-        y, p, w = check_rates(y, X, sample_weight)
+        self.persistence_ = self._checked_shares(persistence)
+        y, p, w = check_rates(y, X, sample_weight, names=("y", "X", "sample_weight"))
         self.tree_, node = GroupTree.grow(groups, tuple(self.hierarchy_levels))
         _check_length("groups", node.size, y.size)
         weeks = None if periods is None else pd.factorize(np.asarray(periods), sort=True)[0]
         if weeks is not None:
             _check_length("periods", weeks.size, y.size)
         if not w.sum() > 0:
-            raise InputError(f"HierarchicalCalibrator needs rows with impressions, however: {y.size} rows without any.")
+            raise InputError(
+                f"The calibrator needs rows with impressions, however: sample_weight is zero in all {y.size} rows."
+            )
         kept = w > 0
         p, y, w, known, weeks = p[kept], y[kept], w[kept], node[kept], None if weeks is None else weeks[kept]
         self.global_calibrator_ = self._global().fit(p, y, w, periods=weeks, period_sd=period_sd)
@@ -146,7 +156,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         for _ in range(_ROUNDS):
             margin = np.clip(logit(self.global_calibrator_.transform(p)), -_LARGEST_MARGIN, _LARGEST_MARGIN)
             shift = 0.0 if weeks is None else estimate_level(margin + offset, y, w, weeks, period_sd=period_sd).by_row
-            found = self._intercepts(margin + shift, y, w, known)
+            found = self._intercepts(margin + shift, y, w, known).lasting(self.tree_, self.persistence_)
             offset = found.offset[known]
             if not offset.any():
                 break
@@ -224,6 +234,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             "global": self.global_calibrator_.to_dict(),
             "variances": self.variances_,
             "dispersion": self.dispersion_,
+            "persistence": self.persistence_.tolist(),
         }
         (folder / _STATE_FILE).write_text(json.dumps(state, indent=2), encoding="utf-8")
         arrays: dict[str, Any] = {**self.tree_.to_arrays(), **self.nodes_}
@@ -245,6 +256,7 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
             calibrator.global_calibrator_ = SplineCalibrator.from_dict(state["global"])
             calibrator.variances_ = {str(level): float(v) for level, v in state["variances"].items()}
             calibrator.dispersion_ = float(state["dispersion"])
+            calibrator.persistence_ = np.array(state["persistence"], dtype=np.float64)
             with np.load(folder / _ARRAYS_FILE, allow_pickle=False) as arrays:
                 calibrator.tree_ = GroupTree.from_arrays(levels, arrays)
                 calibrator.nodes_ = {name: arrays[name] for name in _PER_NODE}
@@ -273,13 +285,23 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
                 f"smoothing must be above 0 and max_iter at least 1, however: {self.smoothing}, {self.max_iter}."
             )
 
+    def _checked_shares(self, persistence: ArrayLike | None) -> FloatArray:
+        shares = np.ones(len(self.hierarchy_levels)) if persistence is None else np.asarray(persistence, dtype=float)
+        if shares.shape != (len(self.hierarchy_levels),) or not ((shares >= 0) & (shares <= 1)).all():
+            raise InputError(
+                f"persistence must be in [0, 1] for each of {shown(self.hierarchy_levels)}, however: {shares.tolist()}."
+            )
+        return shares
+
     def _check_fitted(self) -> None:
         if not hasattr(self, "nodes_"):
             raise NotFittedError("HierarchicalCalibrator must be fitted before it is used; call fit first.")
 
     def _global(self) -> SplineCalibrator:
-        # With fewer clicks than `min_clicks` a spline calibrator moves the level alone, which is what is wanted.
-        return SplineCalibrator() if self.calibration_method == "spline" else SplineCalibrator(min_clicks=_NEVER)
+        if self.calibration_method == "spline":
+            return SplineCalibrator()
+        # Never enough clicks for a spline, and then a shift alone.
+        return SplineCalibrator(min_clicks=_NEVER, fallback=CalibrationMethod.LEVEL)
 
     def _intercepts(self, margin: FloatArray, y: FloatArray, w: FloatArray, node: IntArray) -> Intercepts:
         return estimate_intercepts(margin, y, w, node, self.tree_, smoothing=self.smoothing, max_iter=self.max_iter)

@@ -6,7 +6,7 @@ intercepts in `hierarchical`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,18 @@ class Intercepts:
     standard_error: FloatArray
     variances: FloatArray
     dispersion: float
+
+    def lasting(self, tree: GroupTree, persistence: FloatArray) -> Intercepts:
+        """Return the intercepts that can be expected of later rows: each level's own times its share, (levels,).
+
+        The overall level, which is not a group's, counts as the level that lasts longest.
+        """
+        own = self.own * np.append(persistence.max(initial=0.0), np.repeat(persistence, np.diff(tree.starts)))
+        offset = own.copy()
+        for level in range(len(tree.levels)):
+            span = tree.nodes(level)
+            offset[span] += offset[tree.parent[span]]
+        return replace(self, own=own, offset=offset)
 
 
 def estimate_intercepts(

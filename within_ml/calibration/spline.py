@@ -156,7 +156,9 @@ class SplineCalibrator(LogOddsCalibrator):
     def _choose(self, predictions: int, clicks: float) -> CalibrationMethod:
         if clicks >= self.min_clicks and predictions >= 2 * self.n_knots:
             return CalibrationMethod.SPLINE
-        logger.warning(
+        # A shift alone is what its caller asked for; beta calibration is what the rows allowed.
+        logger.log(
+            logging.WARNING if self.fallback == CalibrationMethod.BETA else logging.INFO,
             "%s: %.0f clicks or misses (a spline needs %g) on %d different predictions (it needs %d): "
             "%s calibration instead",
             self._name, clicks, self.min_clicks, predictions, 2 * self.n_knots, self.fallback,

@@ -14,16 +14,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import _safe_indexing, get_tags
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples
 
 from within_ml.ensemble.members import as_rows, fit_member, member_margins, outcomes
 from within_ml.ensemble.pooling import MEMBER_REACHES, AggregationMethod, LogOddsLine, pool
 from within_ml.ensemble.weights import mixture_weights, simplex_weights
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.estimators import checked_rows, require_fitted
 
 if TYPE_CHECKING:
     from within_ml.calibration.spline import SplineCalibrator
@@ -142,7 +144,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         X = as_rows(X)
-        validate_data(self, X, skip_check_array=True)
+        checked_rows(self, X, skip_check_array=True)
         y, w = outcomes(X, y, sample_weight)
         if calibration is None:
             X, y, w, calibration = self._split(X, y, w)
@@ -165,8 +167,9 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self._check_parameters()
         X = as_rows(X)
         new = not hasattr(self, "models_")
+        X = X if new else self._in_order(X)
         if new:
-            validate_data(self, X, skip_check_array=True)
+            checked_rows(self, X, skip_check_array=True)
         y, w = outcomes(X, y, sample_weight)
         models = dict(self.base_models) if new else self.models_
         margins = np.column_stack([member_margins(name, model, X) for name, model in models.items()])
@@ -196,7 +199,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_model_weights(self) -> Mapping[str, float]:
         """Return the weight of each member, read-only; equal ones where the rule of pooling has no weights."""
-        check_is_fitted(self, "weights_")
+        require_fitted(self, "weights_")
         return MappingProxyType(dict(zip(self.models_, self.weights_.tolist(), strict=True)))
 
     def add_model(self, name: str, model: Any) -> Self:
@@ -210,7 +213,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If the name is taken or the model's predictions are no rates.
         """
-        check_is_fitted(self, "weights_")
+        require_fitted(self, "weights_")
         if name in self.models_:
             raise InputError(f"name must be a new one, however: the ensemble has a member {name!r}; remove it first.")
         k = len(self.models_)
@@ -231,7 +234,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If there is no such member, or no other.
         """
-        check_is_fitted(self, "weights_")
+        require_fitted(self, "weights_")
         names = list(self.models_)
         if name not in names or len(names) == 1:
             raise InputError(f"name must be one of several members, however: {name!r}; there are {shown(names)}.")
@@ -248,7 +251,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         """Return weights, lines and calibrator as JSON values; the members save themselves."""
-        check_is_fitted(self, "weights_")
+        require_fitted(self, "weights_")
         last = self.calibrator_
         return {
             "members": list(self.models_),
@@ -379,12 +382,20 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         logger.warning("ensemble: no calibration rows are kept; weights are scaled, call calibrate to fit them")
         self.weights_, self.lines_ = weights, lines
 
+    def _in_order(self, X: Any) -> Any:
+        """Return a frame with the columns of fit in their order, other rows as they are."""
+        if not isinstance(X, pd.DataFrame) or not hasattr(self, "feature_names_in_"):
+            return X
+        if missing := [name for name in self.feature_names_in_ if name not in X.columns]:
+            raise InputError(f"X must have the columns of fit; it lacks {shown(missing)}.")
+        return X[list(self.feature_names_in_)]
+
     def _lined_margins(self, X: Any) -> FloatArray:
         """Return the members' log-odds after their lines, shape (n, k)."""
-        check_is_fitted(self, "weights_")
-        X = as_rows(X)
+        require_fitted(self, "weights_")
+        X = self._in_order(as_rows(X))
         if hasattr(self, "n_features_in_"):
-            validate_data(self, X, reset=False, skip_check_array=True)
+            checked_rows(self, X, reset=False, skip_check_array=True)
         if not _num_samples(X):
             return np.empty((0, len(self.models_)))
         members = zip(self.models_.items(), self.lines_, strict=True)

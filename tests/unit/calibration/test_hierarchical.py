@@ -55,6 +55,21 @@ def test_it_is_nearer_to_the_truth_than_one_map_for_all(seed):
     assert divergence(truth, own) < 0.2 * divergence(truth, one)
 
 
+def test_what_will_not_last_is_left_to_the_global_map():
+    p, y, w, _, groups = agency()
+    model = HierarchicalCalibrator(hierarchy_levels=LEVELS)
+    whole = model.fit(p, y, groups, w).offsets(groups)
+    none = model.fit(p, y, groups, w, persistence=[0, 0])
+    assert not none.offsets(groups).any()
+    assert none.transform(p, groups) == pytest.approx(SplineCalibrator().fit(p, y, w).transform(p), rel=1e-9)
+
+    half = model.fit(p, y, groups, w, persistence=[0.5, 0.5]).offsets(groups)
+    assert np.corrcoef(half, whole)[0, 1] > 0.999
+    assert half.std() == pytest.approx(whole.std() / 2, rel=0.05)
+    with pytest.raises(InputError, match="persistence"):
+        model.fit(p, y, groups, w, persistence=[0.5])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_without_group_effects_it_is_the_global_map(seed):
     p, y, w, truth, groups = agency(seed, sd=(0, 0))

@@ -69,7 +69,7 @@ def test_every_feature_of_the_catalog_has_a_meaning():
     # What no table names is a group of its own, under its own name.
     missing = [f.name for f in AD_FEATURES if f.name not in MEANINGS and meaning(f.name).group == f.name]
     assert missing == []
-    assert len({meaning(feature.name).group for feature in AD_FEATURES}) < 30
+    assert len({meaning(feature.name).group for feature in AD_FEATURES}) < 40
 
 
 @settings(deadline=None)
