@@ -271,11 +271,21 @@ class TestFallback:
 
     alone: ClassVar = {"poison": Random(), "sharp": Known(1, 0.02), "blunt": Known(2, 1.5)}
 
+    @staticmethod
+    def few(seed=4):
+        return rows(6000, seed, impressions=20)
+
+    def test_chance_seldom_makes_a_pool(self):
+        fallbacks = [CalibratedEnsemble(self.alone).calibrate(*self.few(seed)).fallback_ for seed in range(10)]
+
+        assert set(fallbacks) <= {"sharp", None}
+        assert fallbacks.count("sharp") >= 8
+
     @pytest.mark.parametrize("calibration", list(CalibrationMethod))
     @pytest.mark.parametrize("aggregation", ["log_odds", "linear"])
     def test_a_member_far_ahead_predicts_alone_as_it_is(self, aggregation, calibration, caplog):
         caplog.set_level("INFO")
-        ensemble = CalibratedEnsemble(self.alone, None, calibration, aggregation).calibrate(*rows(6000, impressions=20))
+        ensemble = CalibratedEnsemble(self.alone, None, calibration, aggregation).calibrate(*self.few())
         X, _, _ = rows(seed=1)
 
         assert ensemble.fallback_ == "sharp"
@@ -303,7 +313,7 @@ class TestFallback:
         assert ensemble.fallback_ is None
 
     def test_spread_is_the_pools(self):
-        X, y, w = rows(6000, impressions=20)
+        X, y, w = self.few()
         ensemble = CalibratedEnsemble(self.alone).calibrate(X, y, w)
         lined = ensemble.pool_.lined(log_odds(np.column_stack([m.predict(X) for m in self.alone.values()])))
         mean = lined @ ensemble.pool_.weights
@@ -312,7 +322,7 @@ class TestFallback:
         assert ensemble.spread(X) == pytest.approx(np.sqrt((lined - mean[:, None]) ** 2 @ ensemble.pool_.weights))
 
     def test_its_state_is_kept_and_a_change_of_members_ends_it(self, caplog):
-        X, y, w = rows(6000, impressions=20)
+        X, y, w = self.few()
         ensemble = CalibratedEnsemble(self.alone).calibrate(X, y, w)
         state = json.loads(json.dumps(ensemble.to_dict()))
         again = CalibratedEnsemble.from_dict(state, self.alone)
@@ -335,6 +345,14 @@ class TestFallback:
         assert gain.total == pytest.approx(divergence, abs=3 * gain.error)
         # Of one row: w² Var(y) (log-odds of the truth less the member's)².
         assert gain.error == pytest.approx(np.sqrt(w @ (p * (1 - p)) * 0.2**2), rel=0.05)
+
+    def test_a_member_that_knows_nothing_does_not_change_the_gain(self):
+        X, y, w = self.few()
+        margins = log_odds(np.column_stack([m.predict(X) for m in members().values()]))
+        poisoned = np.column_stack([log_odds(Random().predict(X)), margins])
+        gain, again = pool_gain(RECIPE, margins, y, w), pool_gain(RECIPE, poisoned, y, w)
+
+        assert (again.total, again.error, again.member) == (gain.total, gain.error, gain.member + 1)
 
     def test_rows_without_weight_tell_nothing_and_a_few_tell_too_little(self):
         X, y, w = rows(300)
