@@ -16,23 +16,18 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from crepes import ConformalRegressor
 
+from benchmarks.agencies import agency_rows, rate, shown, upworthy_rows
 from benchmarks.measuring import RESULTS, machine, table, write_result
-from benchmarks.upworthy import labelled_rows, rate, shown
 from within_ml.ad_score import AdScorePredictor
 from within_ml.ad_score.backtest import ExpectedImpressions, backtest
 from within_ml.base import LABEL_MATURITY_DAYS
-from within_ml.features.runner import compute_ad_features, compute_training_rows, missing_content
-from within_ml.features.text_keys import content_rows
-from within_ml.lake.landing import DIMENSIONS, LandingZone, ingest_days, ingest_dimension, register
-from within_ml.lake.simulation import SimulationConfig, simulate, write_landing
-from within_ml.lake.store import LakeStore
+from within_ml.lake.simulation import SimulationConfig, simulate
 from within_ml.uncertainty.coverage import CoverageReport, Intervals, coverage_report
 from within_ml.uncertainty.intervals import RateIntervals
 from within_ml.uncertainty.scale import history_difficulty
@@ -51,25 +46,6 @@ class CalibratedAdScore:
 
     def predict(self, X):
         return self.model.predict(X)
-
-
-def simulated_rows(folder: Path, config: SimulationConfig) -> pd.DataFrame:
-    """Features and labels of a simulated agency, made as the pipeline makes them."""
-    write_landing(simulate(config), folder / "landing/simulation")
-    zone, store = LandingZone(folder / "landing"), LakeStore(str(folder / "lake"))
-    days = register(store, zone, run_id="bench").days
-    ingest_days(store, zone, days, run_id="bench")
-    for dimension in DIMENSIONS:
-        ingest_dimension(store, zone, dimension, run_id="bench")
-
-    def read(con, name, first, last):
-        return store.create_view(con, name, first=first, last=last)
-
-    content = content_rows(missing_content(read, None, last=days[-1]))
-    computed = compute_ad_features(read, first=days[0], last=days[-1], content=content)
-    store.replace_stream("ad_features", ((day.date, day.table) for day in computed), run_id="bench")
-    last = days[-1] - timedelta(days=LABEL_MATURITY_DAYS)
-    return compute_training_rows(read, first=days[0], last=last).to_pandas()
 
 
 def predicted(rows: pd.DataFrame, weeks: int, block_days: int) -> pd.DataFrame:
@@ -264,7 +240,7 @@ One account, {len(months.rows):,} headlines of {arguments.upworthy_weeks} weeks,
 
 def judged_agency(config: SimulationConfig, weeks: int) -> Judged:
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-        rows = simulated_rows(Path(folder), config)
+        rows = agency_rows(simulate(config), Path(folder), unlabelled=LABEL_MATURITY_DAYS)
     return rolling(predicted(rows, weeks, 14), weeks)
 
 
@@ -277,7 +253,7 @@ def run(arguments: argparse.Namespace) -> Path:
     ]
     agencies = [judged_agency(config, arguments.weeks) for config in configs]
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-        rows = labelled_rows(Path(folder))
+        rows = upworthy_rows(Path(folder))
     months = rolling(predicted(rows, arguments.upworthy_weeks, 7), arguments.upworthy_weeks)
     text = page(agencies, months, arguments)
     return write_result("intervals.md", text, folder=arguments.results)

@@ -24,17 +24,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
+from benchmarks.agencies import agency_lake, image_content, labelled_rows
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml import metrics
 from within_ml.base import LABEL_MATURITY_DAYS
-from within_ml.features.image_content import image_rows, missing_images
 from within_ml.features.images import image_features
 from within_ml.features.multimodal import MODALITIES, ExtractedFeatures, MultiModalFeatureExtractor
-from within_ml.features.runner import compute_ad_features, compute_training_rows, missing_content
-from within_ml.features.text_keys import content_rows
-from within_ml.lake.landing import DIMENSIONS, LandingZone, ingest_days, ingest_dimension, register
-from within_ml.lake.simulation import Agency, SimulationConfig, simulate, write_landing
-from within_ml.lake.store import LakeStore
+from within_ml.lake.simulation import Agency, SimulationConfig, simulate
 from within_ml.models.boosted import BoostedRate
 
 KEY = ["platform", "account_id", "ad_id"]
@@ -51,30 +47,13 @@ BETWEEN_ADS = 0.03
 """Variance of log-odds between ads that no number of clicks removes."""
 
 
-def labelled_rows(agency: Agency, folder: Path) -> tuple[pd.DataFrame, str, dict[str, float]]:
-    """First feature rows of each ad with their labels, the lake's root and seconds of the steps with images."""
-    write_landing(agency, folder / "landing/simulation")
-    zone, store = LandingZone(folder / "landing"), LakeStore(str(folder / "lake"))
-    found = register(store, zone, run_id="bench")
-    seconds = {}
-    for dimension in DIMENSIONS:
-        start = time.perf_counter()
-        ingest_dimension(store, zone, dimension, run_id="bench")
-        seconds[dimension] = time.perf_counter() - start
-    ingest_days(store, zone, found.days, run_id="bench")
-
-    def read(con, name, first, last):
-        return store.create_view(con, name, first=first, last=last)
-
-    first, last = found.days[0], found.days[-1]
-    content = content_rows(missing_content(read, None, last=last))
+def first_rows(agency: Agency, folder: Path) -> tuple[pd.DataFrame, str, dict[str, float]]:
+    """First feature rows of each ad with their labels, the lake's root and images measured a second."""
+    store, days = agency_lake(agency, folder)
     start = time.process_time()
-    waiting = missing_images(store.images, store.read("ads", columns=["image_path"])["image_path"], None)
-    images = image_rows(store.images, waiting)
-    seconds["images a second"] = images.num_rows / (time.process_time() - start)
-    computed = compute_ad_features(read, first=first, last=last, content=content, images=images)
-    store.replace_stream("ad_features", ((day.date, day.table) for day in computed), run_id="bench")
-    rows = compute_training_rows(read, first=first, last=last - timedelta(days=1)).to_pandas()
+    images = image_content(store)
+    seconds = {"images a second": images.num_rows / (time.process_time() - start)}
+    rows = labelled_rows(store, days[0], days[-1], last_label=days[-1] - timedelta(days=1), images=images)
     fresh = rows[(rows["ad_impressions_28d"] == 0) & rows["headline"].notna()]
     # Of the days before an ad's first the last one, with all that its campaign had shown by then.
     return fresh.sort_values("date").drop_duplicates(KEY, keep="last").reset_index(drop=True), store.root, seconds
@@ -108,7 +87,7 @@ def one_seed(seed: int, accounts: int, days: int, images: int) -> tuple[pd.DataF
     """Figures of each set of modalities for one agency."""
     agency = simulate(SimulationConfig(accounts=accounts, days=days, seed=seed, max_images=images, drift_size=0.0))
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-        rows, root, told = labelled_rows(agency, Path(folder))
+        rows, root, told = first_rows(agency, Path(folder))
         day = (pd.to_datetime(rows["date"]) - pd.Timestamp(agency.config.start_date)).dt.days
         cut = int(TRAIN_SHARE * days)
         early, late = rows[day < cut - LABEL_MATURITY_DAYS], rows[day >= cut]

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from benchmarks.agencies import agency_rows
 from benchmarks.measuring import RESULTS, machine, table, write_result
-from benchmarks.scale import places, reader
 from within_ml import metrics
+from within_ml.base import LABEL_MATURITY_DAYS
 from within_ml.explain.contributions import Contributions, combined, linear_contributions, tree_contributions
 from within_ml.explain.reasons import Reasons, UsualValues, reasons, reasons_json
 from within_ml.explain.wording import meaning
 from within_ml.features.catalog import AD_FEATURES
-from within_ml.features.labels import last_trainable
-from within_ml.features.runner import compute_ad_features, compute_training_rows, missing_content
-from within_ml.features.text_keys import content_rows
 from within_ml.features.text_score import TextScore
-from within_ml.lake.landing import DIMENSIONS, ingest_days, ingest_dimension, register
-from within_ml.lake.simulation import SimulationConfig, simulate, write_landing
+from within_ml.lake.simulation import SimulationConfig, simulate
 from within_ml.models.boosted import BoostedRate
 
 START = date(2024, 1, 1)
@@ -57,22 +54,8 @@ MIN_ROWS_PER_SECOND = 10_000
 
 def training_rows(folder: str, accounts: int, days: int) -> pd.DataFrame:
     """Features and labels of a simulated agency, by day."""
-    store, zone = places(folder)
-    write_landing(
-        simulate(SimulationConfig(accounts=accounts, days=days, start_date=START, max_images=1)),
-        Path(folder) / "landing/simulation",
-    )
-    found = register(store, zone, run_id="bench")
-    for name in DIMENSIONS:
-        ingest_dimension(store, zone, name, run_id="bench")
-    ingest_days(store, zone, found.days, run_id="bench")
-    last = START + timedelta(days=days - 1)
-    content = content_rows(missing_content(reader(store), None, last=last))
-    span = {"first": START + timedelta(days=WARM_UP_DAYS), "last": last_trainable(last)}
-    computed = compute_ad_features(reader(store), content=content, **span)
-    store.replace_stream("ad_features", ((day.date, day.table) for day in computed), run_id="bench")
-    rows = compute_training_rows(reader(store), **span).to_pandas()
-    return rows.sort_values("date", kind="stable").reset_index(drop=True)
+    agency = simulate(SimulationConfig(accounts=accounts, days=days, start_date=START, max_images=1))
+    return agency_rows(agency, Path(folder), warm_up=WARM_UP_DAYS, unlabelled=LABEL_MATURITY_DAYS)
 
 
 @dataclass(frozen=True, slots=True)

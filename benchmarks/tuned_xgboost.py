@@ -1,14 +1,14 @@
 """The ad score beside an xgboost that optuna has tuned, on weeks that neither has seen.
 
-    python -m benchmarks.tuned_xgboost [--weeks 12] [--seeds 3] [--trials 20] [--only NUMBER]
+    python -m benchmarks.tuned_xgboost [--weeks 12] [--seeds 3] [--trials 12] [--only NUMBER]
 
 Both see the same vintages, split like in the pipeline: training rows, then validation rows, then the week (Upworthy) or
 four weeks (simulated agency) that begin on the vintage's Monday or later. The peer gets every numeric feature of the
 catalog, `prior_ctr` included, and in a second variant 30 SVD components of the headline's TF-IDF as well. Its
 hyperparameters are chosen for each vintage anew by optuna's TPE (seeded) on the log-loss of the validation rows, on
 which each trial also stops early; the best trial's trees are used as they are. Raw, isotonic and Platt-scaled
-predictions are judged; the two calibrations are fitted on the validation rows too, like the ad score's. The ad score is
-not tuned. CPU seconds of both are told; the peer's are many times ours.
+predictions are judged; the two calibrations are fitted on the validation rows too. The ad score is not tuned. Its CPU
+seconds contain intervals and explanations; each variant of the peer gets at least as many, and at least the trials.
 
 Weights are impressions. AUC is over rows of all vintages of a data set pooled, and the mean over its weeks (a week's
 own level, which no model can know, is in the first and not in the second). Intervals: 95 %, bootstrap by campaign.
@@ -20,9 +20,8 @@ import argparse
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +33,19 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import scale, upworthy
+from benchmarks.agencies import Vintage, agency_rows, agency_vintages, rate, shown, upworthy_rows, upworthy_vintages
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml import metrics
 from within_ml.ad_score import AdScorePredictor, terms
-from within_ml.features.labels import last_trainable
-from within_ml.features.runner import compute_ad_features, compute_training_rows, missing_content
-from within_ml.features.text_keys import content_rows
-from within_ml.lake.landing import DIMENSIONS, ingest_days, ingest_dimension, register
-from within_ml.lake.simulation import SimulationConfig, simulate, write_landing
-from within_ml.splits import OutOfTimeSplit
+from within_ml.lake.simulation import SimulationConfig, simulate
 from within_ml.validation.evaluation import campaign_groups
 
-WEEKS, SEEDS, TRIALS = 12, 3, 20
+WEEKS, SEEDS, TRIALS = 12, 3, 12
 ACCOUNTS, DAYS, SIMULATED_VINTAGES, TEST_DAYS = 24, 240, 2, 28
 COMPONENTS, MAX_TREES, PATIENCE = 30, 500, 30
 BOOTSTRAPS = 500
 OURS, PAGE = "ad_score", "tuned_xgboost.md"
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True, slots=True)
-class Vintage:
-    """What one training may see, and the rows it is judged on."""
-
-    as_of: date
-    train: pd.DataFrame
-    validation: pd.DataFrame
-    test: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,56 +57,10 @@ class Outcome:
     seconds: dict[str, float]
 
 
-def rate(rows: pd.DataFrame) -> FloatArray:
-    return (rows["label_clicks"] / rows["label_impressions"]).to_numpy(np.float64)
-
-
-def shown(rows: pd.DataFrame) -> FloatArray:
-    return rows["label_impressions"].to_numpy(np.float64)
-
-
-# ---- data
-
-
 def simulated_rows(seed: int, folder: Path, *, accounts: int = ACCOUNTS, days: int = DAYS) -> pd.DataFrame:
-    """Features and labels of a simulated agency, made as the pipeline makes them."""
-    store, zone = scale.places(str(folder))
-    config = SimulationConfig(accounts=accounts, days=days, seed=seed, max_images=accounts)
-    write_landing(simulate(config), folder / "landing" / scale.SOURCE)
-    found, read = register(store, zone, run_id="bench"), scale.reader(store)
-    for dimension in DIMENSIONS:
-        ingest_dimension(store, zone, dimension, run_id="bench")
-    ingest_days(store, zone, found.days, run_id="bench")
-    # Windows of the first four weeks would reach before the first day.
-    first, last = found.days[0] + timedelta(days=min(27, days // 4)), found.days[-1]
-    content = content_rows(missing_content(read, None, last=last))
-    computed = compute_ad_features(read, first=first, last=last, content=content)
-    store.replace_stream("ad_features", ((day.date, day.table) for day in computed), run_id="bench")
-    return compute_training_rows(read, first=first, last=last - timedelta(days=7)).to_pandas()
-
-
-def vintage(rows: pd.DataFrame, as_of: date, test: pd.DataFrame) -> Vintage:
-    mature = rows[pd.to_datetime(rows["date"]).dt.date <= last_trainable(as_of)]
-    split = OutOfTimeSplit().split(mature["date"])
-    parts = (mature[mask].reset_index(drop=True) for mask in (split.train, split.validation))
-    return Vintage(as_of, *parts, test.reset_index(drop=True))
-
-
-def upworthy_vintages(rows: pd.DataFrame, weeks: int) -> Iterator[Vintage]:
-    """The last weeks' tests, each week with the vintage of the Monday before, as `benchmarks.upworthy` has them."""
-    days = pd.to_datetime(rows["date"]).dt.date
-    for day in sorted(day for day in days.unique() if day.isoweekday() == 7)[-weeks:]:
-        yield vintage(rows, day - timedelta(days=day.weekday()), rows[days == day])
-
-
-def simulated_vintages(rows: pd.DataFrame, count: int = SIMULATED_VINTAGES) -> Iterator[Vintage]:
-    """Vintages four weeks apart, each judged on the four weeks that begin on its day."""
-    days = pd.to_datetime(rows["date"]).dt.date
-    length = min(TEST_DAYS, (days.max() - days.min()).days // (2 * count + 2))
-    for number in range(count, 0, -1):
-        as_of = days.max() - timedelta(days=number * length - 1)
-        inside = (days >= as_of) & (days < as_of + timedelta(days=length))
-        yield vintage(rows, as_of, rows[inside])
+    """Features and labels of one agency, without the first four weeks."""
+    agency = simulate(SimulationConfig(accounts=accounts, days=days, seed=seed, max_images=accounts))
+    return agency_rows(agency, folder, warm_up=min(27, days // 4))
 
 
 # ---- the peer
@@ -147,12 +85,16 @@ def designs(found: Vintage, *, text: bool) -> list[FloatArray]:
     return [np.column_stack([m, svd.transform(words.transform(t))]) for m, t in zip(matrices, texts, strict=True)]
 
 
-def tuned(found: Vintage, *, text: bool, trials: int) -> tuple[FloatArray, FloatArray]:
-    """Predictions of the validation and the test rows by the best of the trials."""
+def tuned(found: Vintage, *, text: bool, trials: int, seconds: float) -> tuple[FloatArray, FloatArray]:
+    """Predictions of the validation and the test rows by the best of so many trials, and of more until the time is up.
+
+    ``seconds`` are CPU seconds, those of the features included.
+    """
     import optuna
     import xgboost
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    start = time.process_time()
     X_train, X_validation, X_test = designs(found, text=text)
     train = xgboost.QuantileDMatrix(X_train, label=rate(found.train), weight=shown(found.train))
     held = xgboost.QuantileDMatrix(
@@ -180,7 +122,10 @@ def tuned(found: Vintage, *, text: bool, trials: int) -> tuple[FloatArray, Float
             best.update(loss=loss, booster=booster)
         return loss
 
-    optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0)).optimize(objective, n_trials=trials)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, n_trials=trials)
+    while time.process_time() - start < seconds:
+        study.optimize(objective, n_trials=1)
     booster = best["booster"]
     rounds = (0, booster.best_iteration + 1)
     return tuple(booster.inplace_predict(X, iteration_range=rounds).astype(np.float64) for X in (X_validation, X_test))
@@ -220,7 +165,7 @@ def outcome(found: Vintage, trials: int) -> Outcome:
     seconds[OURS] = time.process_time() - start
     for name, text in (("xgboost", False), ("xgboost + text SVD", True)):
         start = time.process_time()
-        p_validation, p = tuned(found, text=text, trials=trials)
+        p_validation, p = tuned(found, text=text, trials=trials, seconds=seconds[OURS])
         seconds[name] = time.process_time() - start
         predictions |= {f"{name}, {how}": q for how, q in calibrated(found, p_validation, p).items()}
     predictions["prior_ctr"] = found.test["prior_ctr"].to_numpy(np.float64)
@@ -301,7 +246,7 @@ def section(title: str, outcomes: list[Outcome], draws: int) -> str:
 
 def upworthy_section(weeks: int, trials: int, draws: int) -> str:
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-        rows = upworthy.labelled_rows(Path(folder))
+        rows = upworthy_rows(Path(folder))
     outcomes = [outcome(found, trials) for found in upworthy_vintages(rows, weeks)]
     return section(f"0. Upworthy, {weeks} weeks", outcomes, draws)
 
@@ -309,7 +254,7 @@ def upworthy_section(weeks: int, trials: int, draws: int) -> str:
 def simulated_section(seed: int, trials: int, days: int, draws: int) -> str:
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
         rows = simulated_rows(seed, Path(folder), days=days)
-    outcomes = [outcome(found, trials) for found in simulated_vintages(rows)]
+    outcomes = [outcome(found, trials) for found in agency_vintages(rows, SIMULATED_VINTAGES, TEST_DAYS)]
     return section(f"{seed}. Simulated agency, seed {seed}", outcomes, draws)
 
 
@@ -351,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weeks", type=int, default=WEEKS, help="last weeks of the Upworthy sample; 0 for none")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="simulated agencies")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="optuna trials of a vintage and variant")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="fewest optuna trials of a vintage and variant")
     parser.add_argument("--only", type=int, help="compute one section anew: 0 for Upworthy, else the seed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
     options = parser.parse_args()

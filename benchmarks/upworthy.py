@@ -24,21 +24,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.agencies import mature_rows, rate, shown, upworthy_rows, upworthy_vintages
 from benchmarks.measuring import RESULTS, machine, table, write_result
 from within_ml import metrics
 from within_ml.ad_score import AdScorePredictor
-from within_ml.features.labels import last_trainable
-from within_ml.features.runner import compute_ad_features, compute_training_rows, missing_content
-from within_ml.features.text_keys import content_rows
-from within_ml.lake.landing import DIMENSIONS, LandingZone, ingest_days, ingest_dimension, register
-from within_ml.lake.store import LakeStore
-from within_ml.splits import OutOfTimeSplit
 from within_ml.validation.baselines import GlobalRate, Predictor, SmoothedCampaignRate, TfidfRidge
 from within_ml.validation.bootstrap import ClusterBootstrap, Interval
 from within_ml.validation.evaluation import Judgement, ModelEvaluator, campaign_groups
 
-LANDING = Path(__file__).parents[1] / "data_lake/landing"
-SOURCE = "upworthy"
 WEEKS = 21
 OURS, WHOLE, PEER = "ad_score", "ad_score, every mature row", "TF-IDF + ridge, alpha 5"
 SAME_ROWS: Mapping[str, Callable[[], Predictor]] = {
@@ -53,24 +46,6 @@ ALL_ROWS: Mapping[str, Callable[[], Predictor]] = {
 }
 
 
-def labelled_rows(folder: Path) -> pd.DataFrame:
-    """Features and labels of every ad of the sample, made as the pipeline makes them."""
-    zone, store = LandingZone(LANDING), LakeStore(str(folder / "lake"))
-    found = register(store, zone, [(p, SOURCE) for p in sorted((LANDING / SOURCE).glob("*.parquet"))], run_id="bench")
-    ingest_days(store, zone, found.days, run_id="bench")
-    for dimension in DIMENSIONS:
-        ingest_dimension(store, zone, dimension, run_id="bench")
-
-    def read(con, name, first, last):
-        return store.create_view(con, name, first=first, last=last)
-
-    first, last = found.days[0] - timedelta(days=1), found.days[-1]
-    content = content_rows(missing_content(read, None, last=last))
-    computed = compute_ad_features(read, first=first, last=last, content=content)
-    store.replace_stream("ad_features", ((day.date, day.table) for day in computed), run_id="bench")
-    return compute_training_rows(read, first=first, last=last - timedelta(days=1)).to_pandas()
-
-
 @dataclass(frozen=True, slots=True)
 class Week:
     """One later week: its rows, the vintage that scores it, and predictions by name."""
@@ -83,14 +58,9 @@ class Week:
 
 def vintages(rows: pd.DataFrame, weeks: int) -> Iterator[Week]:
     """Train the vintage of each of the last weeks and predict with it and with the baselines."""
-    days = pd.to_datetime(rows["date"]).dt.date
-    # A test that goes on for a second week has rows on the days between too; each week is judged once.
-    sundays = sorted(day for day in days.unique() if day.isoweekday() == 7)
-    for day in sundays[-weeks:]:
-        as_of = day - timedelta(days=day.weekday())
-        mature = rows[days <= last_trainable(as_of)].reset_index(drop=True)
-        split = OutOfTimeSplit().split(mature["date"])
-        train, validation = mature[split.train].reset_index(drop=True), mature[split.validation].reset_index(drop=True)
+    for found in upworthy_vintages(rows, weeks):
+        train, validation, wanted = found.train, found.validation, found.test
+        mature = mature_rows(rows, found.as_of)
         start = time.process_time()
         model = AdScorePredictor()
         model.fit_model(
@@ -98,22 +68,13 @@ def vintages(rows: pd.DataFrame, weeks: int) -> Iterator[Week]:
         )
         model.fit_calibration(validation, rate(validation), sample_weight=shown(validation))
         seconds = time.process_time() - start
-        wanted = rows[days == day].reset_index(drop=True)
         seen = pd.concat([train, validation], ignore_index=True)
         whole = AdScorePredictor().fit(mature, rate(mature), sample_weight=shown(mature))
         predictions = {OURS: model.predict(wanted), WHOLE: whole.predict(wanted)}
         for kinds, known in ((SAME_ROWS, seen), (ALL_ROWS, mature)):
             for name, kind in kinds.items():
                 predictions[name] = kind().fit(known, rate(known), sample_weight=shown(known)).predict(wanted)
-        yield Week(as_of, wanted, predictions, seconds)
-
-
-def rate(rows: pd.DataFrame) -> pd.Series:
-    return rows["label_clicks"] / rows["label_impressions"]
-
-
-def shown(rows: pd.DataFrame) -> pd.Series:
-    return rows["label_impressions"]
+        yield Week(found.as_of, wanted, predictions, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +126,7 @@ def judged(rows: pd.DataFrame, predictions: Mapping[str, np.ndarray]) -> tuple[s
 
 
 def loss_difference(rows: pd.DataFrame, predictions: Mapping[str, np.ndarray], name: str) -> str:
-    y, n = rate(rows), shown(rows).to_numpy(float)
+    y, n = rate(rows), shown(rows)
     gain = (metrics.row_log_loss(y, predictions[OURS]) - metrics.row_log_loss(y, predictions[name])) * n
     found = ClusterBootstrap(campaign_groups(rows)).interval(gain, n)
     return f"{1e5 * found.value:+.1f} ({1e5 * found.lower:+.1f} … {1e5 * found.upper:+.1f})"
@@ -226,7 +187,7 @@ def run(weeks: int, *, results: Path = RESULTS) -> Path:
     """Run the benchmark over the last weeks and write its page."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     with tempfile.TemporaryDirectory(prefix="within-bench-") as folder:
-        rows = labelled_rows(Path(folder))
+        rows = upworthy_rows(Path(folder))
     done = list(vintages(rows, weeks))
     return write_result("upworthy.md", page(done, time.process_time()), folder=results)
 

@@ -193,6 +193,8 @@ class BaseMLModel(ABC):
         InputError
             If any is missing.
         """
+        if not hasattr(X, "columns"):
+            raise InputError(f"X must be a DataFrame of features, however: {type(X).__name__}.")
         missing = [column for column in columns if column not in X.columns]
         if missing:
             raise InputError(

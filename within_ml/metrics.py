@@ -28,9 +28,13 @@ MAX_PARTNERS = 200
 
 
 def check_rates(
-    y_true: ArrayLike, y_prob: ArrayLike, sample_weight: ArrayLike | None = None
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    names: tuple[str, str, str] = ("y_true", "y_prob", "sample_weight"),
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return rates, predictions and weights as float arrays of one shape (n,).
+    """Return rates, predictions and weights as float arrays of one shape (n,); messages call them by ``names``.
 
     Raises
     ------
@@ -41,14 +45,18 @@ def check_rates(
     w = np.ones_like(y) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     if y.ndim != 1 or not y.shape == p.shape == w.shape:
         raise InputError(
-            f"y_true, y_prob and sample_weight must have one shape (n,), however: {y.shape}, {p.shape}, {w.shape}."
+            f"{names[0]}, {names[1]} and {names[2]} must have one shape (n,), however: {y.shape}, {p.shape}, {w.shape}."
         )
-    for name, values in (("y_true", y), ("y_prob", p)):
+    for name, values in zip(names, (y, p), strict=False):
         wrong = ~((values >= 0) & (values <= 1))
         if wrong.any():
             raise InputError(f"{name} must be in [0, 1], however: {values[wrong][:3].tolist()} ({wrong.sum()} rows).")
-    if not (np.isfinite(w).all() and (w >= 0).all()):
-        raise InputError("sample_weight must be finite and not negative; give the impressions.")
+    wrong = ~(np.isfinite(w) & (w >= 0))
+    if wrong.any():
+        raise InputError(
+            f"{names[2]} must be finite and not negative, however: {w[wrong][:3].tolist()} ({wrong.sum()} rows); "
+            "give the impressions."
+        )
     return y, p, w
 
 

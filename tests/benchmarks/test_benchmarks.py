@@ -15,7 +15,18 @@ from within_ml.lake.store import LakeStore
 # The benchmarks are no installed package: they run from the repository's root, which pytest does not put on the path.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import intervals, multimodal, nightly, reasons, scale, similar_ads, tuned_xgboost, upworthy, usual_way
+from benchmarks import (
+    ad_score,
+    intervals,
+    multimodal,
+    nightly,
+    reasons,
+    scale,
+    similar_ads,
+    tuned_xgboost,
+    upworthy,
+    usual_way,
+)
 from benchmarks.measuring import StepFailedError, run_step
 
 START, DAYS = date(2024, 1, 1), 35
@@ -109,3 +120,12 @@ class TestRuns:
         again = tuned_xgboost.run(1, 1, 2, only=1, results=tmp_path, days=90, draws=10).read_text()
         assert page.read_text().count("| xgboost + text SVD, isotonic |") == 2
         assert again.count("| ad_score |") == 2
+
+    def test_variants_of_one_week_and_one_agency(self, tmp_path):
+        small = ["--weeks", "1", "--step", "1", "--seeds", "1", "--accounts", "4", "--days", "120", "--images", "4"]
+        options = ad_score.parser().parse_args(
+            [*small, "--vintages", "1", "--rows", "2000", "--results", str(tmp_path)]
+        )
+        page = ad_score.run(options).read_text()
+        assert page.count("| ensemble without image |") == 2
+        assert page.count("| split conformal, absolute residual |") == 2

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-_spec = importlib.util.spec_from_file_location("conformance_cases", Path(__file__).with_name("cases.py"))
-cases = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = cases
-_spec.loader.exec_module(cases)
 
-X, _, _ = cases.rows()
-for name, case in cases.CASES.items():
-    folder = Path(sys.argv[1]) / name
-    found = case.apply(case.loaded(folder), X)
-    np.savez(folder / "found.npz", found=found.astype(str) if found.dtype == object else found)
+def main(root: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    spec = importlib.util.spec_from_file_location("conformance_cases", Path(__file__).with_name("cases.py"))
+    cases = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = cases
+    spec.loader.exec_module(cases)
+    X, _, _ = cases.rows()
+    for name, case in cases.CASES.items():
+        found = case.apply(case.loaded(root / name), X)
+        np.savez(root / name / "found.npz", found=found.astype(str) if found.dtype == object else found)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -43,7 +43,8 @@ REGIONS = regions_table().to_pandas()
 
 UNTOUCHED, ORDER, EMPTY, ONE_ROW = "inputs untouched", "column order", "empty input", "one row"
 UNSEEN, MISSING, ONE_CLASS = "unseen categories", "all-missing columns", "one class"
-PROPERTIES = {UNTOUCHED, ORDER, EMPTY, ONE_ROW, UNSEEN, MISSING, ONE_CLASS}
+MISSING_IN_FIT = "all-missing columns of fit"
+PROPERTIES = {UNTOUCHED, ORDER, EMPTY, ONE_ROW, UNSEEN, MISSING, MISSING_IN_FIT, ONE_CLASS}
 
 
 def _png(rng: np.random.Generator) -> bytes:
@@ -143,7 +144,7 @@ def _calibrator(make: Callable[[], Any]) -> Case:
         make,
         lambda model, X, y, w: model.fit(X["prior_ctr"].to_numpy(copy=True), y, w),
         lambda model, X: model.transform(X["prior_ctr"].to_numpy(copy=True)),
-        exempt={ORDER: NO_COLUMNS, UNSEEN: ONE_ARRAY, MISSING: ONE_ARRAY},
+        exempt={ORDER: NO_COLUMNS, UNSEEN: ONE_ARRAY, MISSING: ONE_ARRAY, MISSING_IN_FIT: ONE_ARRAY},
     )
 
 
@@ -255,7 +256,7 @@ CASES: dict[str, Case] = {
         lambda: DynamicLinear(time_decay=0.001),
         _fit_in_order,
         _predicted,
-        exempt={UNSEEN: NO_CATEGORIES, MISSING: NEEDS_FINITE},
+        exempt={UNSEEN: NO_CATEGORIES, MISSING: NEEDS_FINITE, MISSING_IN_FIT: NEEDS_FINITE},
     ),
     "RowEncoder": Case(
         lambda: RowEncoder(256, categorical=("platform", "account_id")),
@@ -287,6 +288,9 @@ CASES: dict[str, Case] = {
         lambda model, X: model.score(X),
         gaps=("headline", "body", "interests", "audience_age"),
         categories=("headline", "interests", "audience_age", "audience_gender"),
+        exempt={
+            MISSING_IN_FIT: "matches contents with audiences: rows without any content are refused, with a message"
+        },
     ),
     "RateIntervals": Case(
         lambda: RateIntervals(min_rows=40),

@@ -29,16 +29,32 @@ def holds_for(prop):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Fit each case once, when it is first asked for."""
+    """Fit each case once, when it is first asked for, and see that its inputs and the global seeds are left alone."""
     found = {}
 
     def of(name):
         if name not in found:
-            case = cases.CASES[name]
-            found[name] = case.fit(case.make(), *cases.rows())
+            case, given = cases.CASES[name], cases.rows()
+            seeds = global_seeds()
+            found[name] = case.fit(case.make(), *given)
+            assert_untouched(given, seeds)
         return found[name]
 
     return of
+
+
+def global_seeds():
+    """The state of the generators that every program shares."""
+    return np.random.get_state()[1].copy(), torch.get_rng_state().numpy()  # noqa: NPY002 - it is what must not move
+
+
+def assert_untouched(given, seeds):
+    X, y, w = cases.rows()
+    pd.testing.assert_frame_equal(given[0], X)
+    assert np.array_equal(given[1], y)
+    assert np.array_equal(given[2], w)
+    for now, before in zip(global_seeds(), seeds, strict=True):
+        assert np.array_equal(now, before)
 
 
 def applied(name, model, X):
@@ -70,18 +86,12 @@ def test_exemptions_are_of_promises_that_there_are():
 
 
 @holds_for(cases.UNTOUCHED)
-def test_inputs_are_left_as_they_were(name):
-    case, (X, y, w) = cases.CASES[name], cases.rows()
-    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
-    case.apply(case.fit(case.make(), X, y, w), X)
+def test_inputs_and_global_seeds_are_left_as_they_were(name, fitted):
+    given = cases.rows()
+    seeds = global_seeds()
+    applied(name, fitted(name), given[0])
 
-    before = cases.rows()
-    pd.testing.assert_frame_equal(X, before[0])
-    assert np.array_equal(y, before[1])
-    assert np.array_equal(w, before[2])
-    # Seeds are the estimator's own.
-    assert np.array_equal(np.random.get_state()[1], numpy_before)
-    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert_untouched(given, seeds)
 
 
 @holds_for(cases.ORDER)
@@ -154,7 +164,7 @@ def test_columns_without_a_value_are_answered(name, fitted):
         assert usable(found), column
 
 
-@holds_for(cases.MISSING)
+@holds_for(cases.MISSING_IN_FIT)
 def test_columns_without_a_value_are_fitted(name):
     case, (X, y, w) = cases.CASES[name], cases.rows()
     gaps = {column: np.nan if X[column].dtype.kind == "f" else None for column in case.gaps}

@@ -543,9 +543,9 @@ def test_bad_parameters_are_refused(settings, message):
     ("y", "w", "message"),
     [
         ([0.1, 1.5], None, r"y must hold rates in \[0, 1\]"),
-        ([0.1], None, "one value for each of 2 rows"),
-        ([0.1, 0.2], [1.0], "one value for each of 2 rows"),
-        ([0.1, 0.2], [0, 0], "not all zero"),
+        ([0.1], None, "one rate for each of 2 rows"),
+        ([0.1, 0.2], [1.0], "one weight for each of 2 rows"),
+        ([0.1, 0.2], [0, 0], "zero in all 2 rows"),
         ([0.1, 0.2], [1, -1], "not negative"),
         ([0.1, 0.2], [1, np.nan], "finite"),
         (None, None, "y to be passed"),

@@ -61,7 +61,7 @@ class LevelAndText:
     >>> X = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=4), "platform": "meta", "account_id": "a",
     ...     "campaign_id": "c", "ad_id": list("abcd"), "headline": None, "body": None, "prior_ctr": 0.5})
     >>> part = LevelAndText(AdScoreConfig())
-    >>> part.fit(X, np.full(4, 0.5), np.full(4, 100.0)).round(2)
+    >>> np.abs(part.fit(X, np.full(4, 0.5), np.full(4, 100.0))).round(2)
     array([0., 0., 0., 0.])
     """
 

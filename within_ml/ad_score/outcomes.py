@@ -7,7 +7,7 @@ Here are the rows and their file; who predicted them is `backtest` and `predicto
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -37,7 +37,7 @@ class Outcomes:
 
     Examples
     --------
-    >>> X = pd.DataFrame({"date": ["2024-01-07", "2024-01-08", "2024-01-14"], "platform": "meta", "account_id": "a",
+    >>> X = pd.DataFrame({"date": ["2024-01-06", "2024-01-07", "2024-01-14"], "platform": "meta", "account_id": "a",
     ...                   "campaign_id": "c", "ad_group_id": "g", "ad_id": ["1", "1", "2"], "prior_ctr": 0.5})
     >>> three = np.full(3, 10.0)
     >>> outcomes = Outcomes.of(X, np.zeros(3), np.array([0.4, 0.5, 0.6]), three, three)
@@ -83,6 +83,23 @@ class Outcomes:
             *(np.concatenate([getattr(self, name), getattr(later, name)]) for name in _NUMBERS),
         )
 
+    def renewed(self, newer: Outcomes) -> Outcomes:
+        """Return these with the days of ``newer`` replaced by its rows, which may restate what is known.
+
+        A row that is known keeps the prediction made for it before its outcome was: the newer one's model may have
+        learned from that outcome.
+        """
+        place = self._keys().get_indexer(newer._keys())
+        known = place >= 0
+        kept = {name: getattr(newer, name).copy() for name in _PREDICTED}
+        for name in _PREDICTED:
+            kept[name][known] = getattr(self, name)[place[known]]
+        return self.where(~np.isin(self.day, newer.day)).with_more(replace(newer, **kept))
+
+    def _keys(self) -> pd.MultiIndex:
+        ids = self.groups.astype(str)
+        return pd.MultiIndex.from_arrays([self.day, *(ids[name] for name in terms.HIERARCHY)])
+
     def where(self, mask: NDArray[np.bool_]) -> Outcomes:
         """Return the rows of a mask, shape (n,)."""
         groups = self.groups[mask].reset_index(drop=True)
@@ -91,6 +108,10 @@ class Outcomes:
     def since(self, day: np.datetime64) -> Outcomes:
         """Return the rows of that day and later."""
         return self.where(self.day >= day)
+
+    def last(self, days: int) -> Outcomes:
+        """Return the rows of the last days."""
+        return self.since(self.day.max() - np.timedelta64(days - 1, "D")) if len(self) else self
 
     def parts(self, count: int) -> Iterator[NDArray[np.bool_]]:
         """Yield masks, shape (n,), of ``count`` spans of neighbouring weeks, fewer where there are fewer weeks."""
@@ -122,6 +143,7 @@ class Outcomes:
 
 
 _NUMBERS = ("margin", "y", "w", "expected", "difficulty")
+_PREDICTED = ("margin", "expected", "difficulty")
 
 
 def difficulty(X: pd.DataFrame) -> FloatArray:

@@ -6,7 +6,6 @@ fitted, and what a row of ``ad_scores`` says.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -22,16 +21,18 @@ from scipy.special import expit, logit
 from within_ml import metrics
 from within_ml.ad_score import terms, told
 from within_ml.ad_score.backtest import ExpectedImpressions, backtest
+from within_ml.ad_score.calibrating import calibrate
 from within_ml.ad_score.config import AdScoreConfig, Modality, ScoreModelType
 from within_ml.ad_score.corrections import Corrections, rows_of
 from within_ml.ad_score.ctr_intervals import CtrIntervals
 from within_ml.ad_score.explanation import Explainer, explained
 from within_ml.ad_score.level_text import LevelAndText
 from within_ml.ad_score.outcomes import Outcomes
+from within_ml.ad_score.state import read_state, write_state
 from within_ml.ad_score.terms import REQUIRED_COLUMNS
 from within_ml.base import BaseMLModel, ModelType
-from within_ml.calibration.percentile import ALL_GROUPS, PercentileScale
-from within_ml.errors import InputError, ModelFormatError, NotFittedError
+from within_ml.calibration.percentile import PercentileScale
+from within_ml.errors import InputError, NotFittedError
 from within_ml.explain.contributions import Contributions
 from within_ml.explain.reasons import Reasons
 from within_ml.features.labels import LABEL_COLUMNS, observed_rates
@@ -46,7 +47,6 @@ FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
 _BACKTEST_FOLDS = 2
-_CALIBRATION_PARTS = 4
 
 
 class AdScorePredictor(BaseMLModel):
@@ -171,7 +171,9 @@ class AdScorePredictor(BaseMLModel):
         y, w = self._checked(X, y, sample_weight)
         rows = terms.training_order(X, w, self.feature_config.max_rows)
         if not rows.size:
-            raise InputError(f"The ad score is fitted on rows with impressions; of {len(X)} rows none has any.")
+            raise InputError(
+                f"The ad score is fitted on rows with impressions; sample_weight is zero in all {len(X)} rows."
+            )
         X, y, w = X.iloc[rows].reset_index(drop=True), y[rows], w[rows]
         decay = terms.decay(X["date"], self.feature_config.half_life_days)
         self.feature_names = self.feature_names or terms.numeric_columns(X)
@@ -218,7 +220,7 @@ class AdScorePredictor(BaseMLModel):
         ----------
         new_data : DataFrame, shape (n, …)
             Rows of ``ad_training_set``: what `predict` needs, and ``label_impressions`` and ``label_clicks``. Days that
-            are known already are replaced by theirs.
+            are known already are replaced by theirs; their ads keep the predictions made before the outcome was known.
 
         Raises
         ------
@@ -239,7 +241,7 @@ class AdScorePredictor(BaseMLModel):
         if later.any():
             rows = shown[later].reset_index(drop=True)
             self.corrections_.update(rows_of(rows, y[later], w[later], self.base_.margin(rows), self.base_.dispersion_))
-        return self._calibrate_on(self.outcomes_.where(~np.isin(self.outcomes_.day, new.day)).with_more(new))
+        return self._calibrate_on(self.outcomes_.renewed(new))
 
     def predict(self, X: pd.DataFrame) -> FloatArray:
         """Return the predicted click-through rate of each row, a fraction in (0, 1), shape (n,).
@@ -404,9 +406,11 @@ class AdScorePredictor(BaseMLModel):
 
     @staticmethod
     def _fit_audience(X: pd.DataFrame, y: FloatArray, w: FloatArray, margin: FloatArray) -> AudienceMatch | None:
-        """What fits which audience; None where no ad names one."""
+        """What fits which audience; None where no ad names one or no ad has a text."""
         known = [name for name in terms.AUDIENCE if name in X.columns]
         if len(known) < len(terms.AUDIENCE) or not X[known].notna().any(axis=None):
+            return None
+        if not X[["headline", "body"]].notna().any(axis=None):
             return None
         from within_ml.models.audience import AudienceMatch
 
@@ -432,42 +436,13 @@ class AdScorePredictor(BaseMLModel):
         )
 
     def _calibrate_on(self, outcomes: Outcomes) -> Self:
-        from within_ml.ad_score.persistence import persistence
-
-        if len(outcomes):
-            first = outcomes.day.max() - np.timedelta64(self.feature_config.outcome_days - 1, "D")
-            outcomes = outcomes.since(first)
-        self.outcomes_ = outcomes
-        lasting = persistence(outcomes, period_sd=self.base_.period_sd_)
-        self.calibrator_ = self._calibrator(outcomes, lasting)
-        if self.uncertainty:
-            self.intervals_ = CtrIntervals.fit(outcomes, self._cross_calibrated(outcomes, lasting), told.CONFIDENCE)
-        method = self.calibrator_.global_calibrator_.method_
-        logger.info("ad score calibrated on %d outcomes: %s", len(outcomes), method)
+        recent = outcomes.last(self.feature_config.outcome_days)
+        confidence = told.CONFIDENCE if self.uncertainty else None
+        found = calibrate(recent, period_sd=self.base_.period_sd_, confidence=confidence)
+        self.outcomes_, self.calibrator_, self.intervals_ = recent, found.calibrator, found.intervals
+        method = found.calibrator.global_calibrator_.method_
+        logger.info("ad score calibrated on %d outcomes: %s", len(recent), method)
         return self
-
-    def _cross_calibrated(self, outcomes: Outcomes, lasting: FloatArray) -> FloatArray:
-        """Calibrated rates of the outcomes, each by a calibrator fitted on the outcomes of other weeks, shape (n,)."""
-        rates = outcomes.rate
-        for held in outcomes.parts(_CALIBRATION_PARTS):
-            if not held.all():
-                rates[held] = self._calibrator(outcomes.where(~held), lasting).transform(
-                    outcomes.rate[held], outcomes.groups[held]
-                )
-        return rates
-
-    def _calibrator(self, outcomes: Outcomes, lasting: FloatArray) -> HierarchicalCalibrator:
-        from within_ml.calibration.hierarchical import HierarchicalCalibrator
-
-        return HierarchicalCalibrator(hierarchy_levels=terms.HIERARCHY).fit(
-            outcomes.rate,
-            outcomes.y,
-            outcomes.groups,
-            sample_weight=outcomes.w,
-            periods=outcomes.weeks,
-            period_sd=self.base_.period_sd_,
-            persistence=lasting,
-        )
 
     def _margin(self, X: pd.DataFrame, text: FloatArray | None = None) -> FloatArray:
         """Log-odds before calibration; ``text`` are the text scores, where they are known already."""
@@ -499,7 +474,7 @@ class AdScorePredictor(BaseMLModel):
         self, X: pd.DataFrame, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> tuple[FloatArray, FloatArray]:
         self.require_columns(X, [*REQUIRED_COLUMNS, *self.feature_names])
-        rate, _, weight = metrics.check_rates(y, np.zeros(len(X)), sample_weight)
+        rate, _, weight = metrics.check_rates(y, np.zeros(len(X)), sample_weight, names=("y", "X", "sample_weight"))
         return rate, weight
 
     # ---- save format
@@ -525,56 +500,7 @@ class AdScorePredictor(BaseMLModel):
         )
 
     def _write_state(self, folder: Path) -> None:
-        platforms, margins = self.margin_scale_.to_arrays()
-        state = {
-            "spread": self.spread_,
-            "platforms": platforms,
-            "correcting_features": self.corrections_.features,
-            "expected_impressions": self.expected_.to_dict(),
-            "intervals": self.intervals_.to_dict() if self.intervals_ is not None else None,
-        }
-        (folder / "ad_score.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        np.savez(folder / "quantiles.npz", margin=margins, text=self.text_scale_.to_arrays()[1])
-        for name, part in self._parts().items():
-            (folder / name).mkdir()
-            part.save(folder / name)
-        if self.outcomes_ is not None:
-            self.outcomes_.save(folder / "outcomes.npz")
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {
-            "level_text": self.base_,
-            "corrections": self.corrections_,
-            "calibrator": self.calibrator_,
-            "explainer": self.explainer_,
-            "audience": self.audience_,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+        write_state(self, folder)
 
     def _read_state(self, folder: Path, metadata: ModelMetadata) -> None:
-        try:
-            self._restore(folder, json.loads((folder / "ad_score.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelFormatError(f"{folder} must hold a saved {self.model_type}; it does not ({error}).") from error
-
-    def _restore(self, folder: Path, state: Mapping[str, Any]) -> None:
-        from within_ml.calibration.hierarchical import HierarchicalCalibrator
-        from within_ml.models.audience import AudienceMatch
-
-        self.base_ = LevelAndText.load(folder / "level_text", self.feature_config)
-        self.corrections_ = Corrections.load(
-            folder / "corrections", self.kind, self.feature_config, list(state["correcting_features"])
-        )
-        self.spread_ = tuple(state["spread"])
-        with np.load(folder / "quantiles.npz", allow_pickle=False) as arrays:
-            self.text_scale_ = PercentileScale.from_arrays([ALL_GROUPS], arrays["text"])
-            self.margin_scale_ = PercentileScale.from_arrays(state["platforms"], arrays["margin"])
-        self.expected_ = ExpectedImpressions.from_dict(state["expected_impressions"])
-        self.intervals_ = CtrIntervals.from_dict(state["intervals"]) if state["intervals"] else None
-        calibrator, explainer, audience, outcomes = (
-            folder / name for name in ("calibrator", "explainer", "audience", "outcomes.npz")
-        )
-        self.audience_ = AudienceMatch.load(audience) if audience.is_dir() else None
-        self.calibrator_ = HierarchicalCalibrator.load(calibrator) if calibrator.is_dir() else None
-        self.explainer_ = Explainer.load(explainer) if explainer.is_dir() else None
-        self.outcomes_ = Outcomes.load(outcomes) if outcomes.is_file() else None
+        read_state(self, folder)

@@ -153,9 +153,11 @@ class GeospatialCalibrator(BaseEstimator):  # type: ignore[misc]
             If a shape or range is wrong, nothing has weight, or a constructor argument is impossible.
         """
         self._check_parameters()
-        y, p, w = check_rates(y, X, sample_weight)
+        y, p, w = check_rates(y, X, sample_weight, names=("y", "X", "sample_weight"))
         if not w.sum() > 0:
-            raise InputError(f"GeospatialCalibrator needs rows with impressions, however: {y.size} rows without any.")
+            raise InputError(
+                f"The calibrator needs rows with impressions, however: sample_weight is zero in all {y.size} rows."
+            )
         names = _names(regions, y.size)
         days = None if dates is None else days_of(dates, y.size)
         self.table_ = RegionTable.read(region_table, pd.Index(names[names != None], dtype=object))  # noqa: E711

@@ -139,14 +139,16 @@ class HierarchicalCalibrator(BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         self.persistence_ = self._checked_shares(persistence)
-        y, p, w = check_rates(y, X, sample_weight)
+        y, p, w = check_rates(y, X, sample_weight, names=("y", "X", "sample_weight"))
         self.tree_, node = GroupTree.grow(groups, tuple(self.hierarchy_levels))
         _check_length("groups", node.size, y.size)
         weeks = None if periods is None else pd.factorize(np.asarray(periods), sort=True)[0]
         if weeks is not None:
             _check_length("periods", weeks.size, y.size)
         if not w.sum() > 0:
-            raise InputError(f"HierarchicalCalibrator needs rows with impressions, however: {y.size} rows without any.")
+            raise InputError(
+                f"The calibrator needs rows with impressions, however: sample_weight is zero in all {y.size} rows."
+            )
         kept = w > 0
         p, y, w, known, weeks = p[kept], y[kept], w[kept], node[kept], None if weeks is None else weeks[kept]
         self.global_calibrator_ = self._global().fit(p, y, w, periods=weeks, period_sd=period_sd)

@@ -13,15 +13,17 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import _safe_indexing, get_tags
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples
 
 from within_ml.ensemble.fitting import CalibrationMethod, FittedPool, PoolRecipe, pool_gain, restored_calibrator
 from within_ml.ensemble.members import as_rows, fit_member, member_margins, member_rates, outcomes
 from within_ml.ensemble.pooling import AggregationMethod, LogOddsLine
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.estimators import checked_rows, require_fitted
 
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
@@ -130,7 +132,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         X = as_rows(X)
-        validate_data(self, X, skip_check_array=True)
+        checked_rows(self, X, skip_check_array=True)
         y, w = outcomes(X, y, sample_weight)
         if calibration is None:
             X, y, w, calibration = self._split(X, y, w)
@@ -153,8 +155,9 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self._check_parameters()
         X = as_rows(X)
         new = not hasattr(self, "models_")
+        X = X if new else self._in_order(X)
         if new:
-            validate_data(self, X, skip_check_array=True)
+            checked_rows(self, X, skip_check_array=True)
         y, w = outcomes(X, y, sample_weight)
         models = dict(self.base_models) if new else self.models_
         margins = np.column_stack([member_margins(name, model, X) for name, model in models.items()])
@@ -187,7 +190,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_model_weights(self) -> Mapping[str, float]:
         """Return the weight of each member, read-only; equal ones where the rule of pooling has no weights."""
-        check_is_fitted(self, "pool_")
+        require_fitted(self, "pool_")
         if self.fallback_ is not None:
             return MappingProxyType({name: float(name == self.fallback_) for name in self.models_})
         return MappingProxyType(dict(zip(self.models_, self.pool_.weights.tolist(), strict=True)))
@@ -204,7 +207,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If the name is taken or the model's predictions are no rates.
         """
-        check_is_fitted(self, "pool_")
+        require_fitted(self, "pool_")
         if name in self.models_:
             raise InputError(f"name must be a new one, however: the ensemble has a member {name!r}; remove it first.")
         k = len(self.models_)
@@ -226,7 +229,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If there is no such member, or no other.
         """
-        check_is_fitted(self, "pool_")
+        require_fitted(self, "pool_")
         names = list(self.models_)
         if name not in names or len(names) == 1:
             raise InputError(f"name must be one of several members, however: {name!r}; there are {shown(names)}.")
@@ -243,7 +246,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         """Return weights, lines and calibrator as JSON values; the members save themselves."""
-        check_is_fitted(self, "pool_")
+        require_fitted(self, "pool_")
         last = self.pool_.calibrator
         return {
             "members": list(self.models_),
@@ -358,11 +361,20 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.pool_, self.fallback_ = replace(self.pool_, weights=weights, lines=lines), None
 
     def _checked(self, X: Any) -> Any:
-        check_is_fitted(self, "pool_")
-        X = as_rows(X)
+        require_fitted(self, "pool_")
+        X = self._in_order(as_rows(X))
         if hasattr(self, "n_features_in_"):
-            validate_data(self, X, reset=False, skip_check_array=True)
+            checked_rows(self, X, reset=False, skip_check_array=True)
         return X
+
+    def _in_order(self, X: Any) -> Any:
+        """Return a frame with the columns of fit in their order, other rows as they are."""
+        if not isinstance(X, pd.DataFrame) or not hasattr(self, "feature_names_in_"):
+            return X
+        names = list(self.feature_names_in_)
+        if missing := [name for name in names if name not in X.columns]:
+            raise InputError(f"X must have the columns of fit; it lacks {shown(missing)}.")
+        return X if list(X.columns) == names else X[names]
 
     def _margins(self, X: Any) -> FloatArray:
         """Return the members' log-odds, shape (n, k)."""

@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_array, column_or_1d
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from within_ml.ensemble.pooling import PROBABILITY_FLOOR, log_odds
 from within_ml.errors import InputError
+from within_ml.estimators import checked_rates, checked_weight
 
 FloatArray = NDArray[np.float64]
 
@@ -42,18 +43,7 @@ def outcomes(X: Any, y: Any, sample_weight: Any) -> tuple[FloatArray, FloatArray
     if y is None:
         raise InputError("CalibratedEnsemble requires y to be passed, but the target y is None.")
     n = _num_samples(X)
-    rates = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y")
-    weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    if rates.shape != (n,) or weight.shape != (n,):
-        raise InputError(
-            f"y and sample_weight must have one value for each of {n} rows of X, however: shapes {rates.shape} and "
-            f"{weight.shape}."
-        )
-    if not ((rates >= 0) & (rates <= 1)).all():
-        raise InputError(f"y must hold rates in [0, 1], however: min {rates.min()}, max {rates.max()}.")
-    if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.sum() > 0):
-        raise InputError("sample_weight must be finite, not negative and not all zero; give the impressions.")
-    return np.asarray(rates), weight
+    return checked_rates(y, n), checked_weight(sample_weight, n)
 
 
 def fit_member(model: Any, X: Any, y: FloatArray, w: FloatArray) -> None:

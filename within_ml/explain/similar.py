@@ -123,8 +123,13 @@ class SimilarAds:
         missing = [name for name in KEYS if name not in keys.columns]
         n = len(texts)
         if missing or len(keys) != n or len(pd.Index(dates)) != n:
-            raise InputError(f"keys must have {shown(KEYS)} and keys and dates one row per text, however: {len(keys)}.")
-        rate, _, weight = check_rates(ctr, np.zeros(n), impressions)
+            raise InputError(
+                f"keys must have {shown(KEYS)}, and keys and dates one row for each of {n} texts, however: "
+                f"{shown(keys.columns)}, {len(keys)} and {len(pd.Index(dates))} rows."
+            )
+        rate, _, weight = check_rates(ctr, np.zeros(n), impressions, names=("ctr", "texts", "impressions"))
+        if n and not weight.any():
+            raise InputError(f"impressions must be above 0 in at least one row, however: zero in all {n} rows.")
         rows = keys[[*KEYS]].astype(str).reset_index(drop=True)
         rows = rows.assign(text=pd.Series(list(texts), dtype=object), clicks=rate * weight, impressions=weight)
         rows = rows.assign(date=pd.to_datetime(pd.Series(pd.Index(dates))))

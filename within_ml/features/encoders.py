@@ -185,7 +185,8 @@ class TabularEncoder:
     @classmethod
     def fit(cls, X: pd.DataFrame, weight: Floats) -> Self:
         """Choose the columns; levels are those with the most weight."""
-        columns = [str(name) for name in X.columns if is_tabular(str(name))]
+        # A column without any value says nothing yet, and may hold numbers or texts one day.
+        columns = [str(name) for name in X.columns if is_tabular(str(name)) and X[name].notna().any()]
         numbers = [name for name in columns if is_number(X[name])]
         levels = {}
         for name in columns:
@@ -202,13 +203,13 @@ class TabularEncoder:
         Raises
         ------
         InputError
-            If a column is missing, or a number is infinite.
+            If a column is missing, or holds an infinite number or something that is none.
         """
         if absent := [name for name in (*self.numbers, *self.levels) if name not in X.columns]:
             raise InputError(f"X must have the columns of fit, however it lacks {shown(absent)}.")
         parts = [np.zeros((len(X), 0))]
         for name in self.numbers:
-            values = pd.to_numeric(X[name]).to_numpy(np.float64, na_value=np.nan)
+            values = _numeric(X, name)
             if np.isinf(values).any():
                 raise InputError(f"X must hold finite numbers or nulls, however {name!r} has infinite ones.")
             parts.append((np.sign(values) * np.log1p(np.abs(values)))[:, None])
@@ -235,9 +236,17 @@ class TabularEncoder:
         return cls(tuple(values["numbers"]), {name: tuple(levels) for name, levels in values["levels"]})
 
 
+def _numeric(X: pd.DataFrame, name: str) -> Floats:
+    try:
+        values: Floats = pd.to_numeric(X[name]).to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Column {name!r} must hold numbers as in fit, or nulls, however: {error}.") from error
+    return values
+
+
 def is_number(column: pd.Series) -> bool:
-    """Whether a column holds numbers; one without any value does."""
-    return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column) or column.isna().all())
+    """Whether a column holds numbers."""
+    return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
 
 
 def is_tabular(name: str) -> bool:

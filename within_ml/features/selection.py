@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from within_ml.errors import InputError, shown
+from within_ml.estimators import checked_weight
 
 Floats = npt.NDArray[np.float64]
 
@@ -128,15 +129,7 @@ def checked_evidence(
     InputError
         If a length or range is wrong, or no weight is positive.
     """
-    from sklearn.utils.validation import _check_sample_weight
-
-    weight = np.ones(len(X))
-    if sample_weight is not None:
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-        )
-    if not weight.any():
-        raise InputError("sample_weight must be positive in at least one row of X, however each weight is zero.")
+    weight = checked_weight(sample_weight, len(X))
     if y is None:
         return None, weight
     try:

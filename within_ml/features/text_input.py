@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from within_ml.errors import InputError, shown
+from within_ml.estimators import checked_weight
 from within_ml.features.content import as_text, clean, distinct_pairs, line_counts, line_of, straightened
 from within_ml.features.ngrams import Encoded, encode
 
@@ -72,13 +73,13 @@ def checked_rates(
         If a length differs, a weight is negative or not finite, no weight is positive, or a group is null.
     """
     rate = np.asarray(y, dtype=np.float64)
-    weight = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     labels = pd.Series(np.zeros(n_rows) if groups is None else groups)
-    for name, length in (("y", rate.shape), ("sample_weight", weight.shape), ("groups", labels.shape)):
+    for name, length in (("y", rate.shape), ("groups", labels.shape)):
         if length != (n_rows,):
             raise InputError(f"{name} must have one value for each of the {n_rows} rows of X, however: shape {length}.")
-    if not n_rows or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
-        raise InputError("sample_weight must be finite, not negative, and positive in at least one row of X.")
+    if not n_rows:
+        raise InputError("X must have rows to learn from, however: 0 rows.")
+    weight = checked_weight(sample_weight, n_rows)
     wrong = (weight > 0) & ~((rate >= 0) & (rate <= 1))
     if wrong.any():
         raise InputError(f"y must be clicks / impressions in [0, 1], however: {shown(rate[wrong].tolist())}.")

@@ -305,6 +305,12 @@ class TextScore(BaseEstimator):  # type: ignore[misc]
         model.coefficients_ = arrays["coefficients"]
         return model
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        tags.input_tags.allow_nan = tags.target_tags.required = True
+        return tags
+
     def _check(self, folds: int) -> None:
         if folds < 2 or self.folds < 2:
             raise InputError(f"folds must be at least 2, however: {min(folds, self.folds)}.")

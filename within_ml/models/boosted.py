@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from sklearn.utils.validation import check_is_fitted
 
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.estimators import require_fitted
 from within_ml.models.rate_regressor import RateRegressor, logit_of_mean
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class BoostedRate(RateRegressor):
         InputError
             If the model was fitted with a base margin and none is given.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         if self.uses_base_margin_ and base_margin is None:
             raise InputError("This model was fitted on top of a base_margin; give predict the one of these rows.")
         frame = self._checked(X, None, None, reset=False)[0]
@@ -186,7 +186,7 @@ class BoostedRate(RateRegressor):
 
     def feature_importance(self) -> dict[str, float]:
         """Share of the total loss reduction by column, in falling order; sums to 1 (or all 0 without a split)."""
-        check_is_fitted(self)
+        require_fitted(self)
         used = self.booster_[: self.n_trees_] if self.n_trees_ else None
         gain: dict[str, Any] = used.get_score(importance_type="total_gain") if used is not None else {}
         total = sum(gain.values()) or 1.0
@@ -196,7 +196,7 @@ class BoostedRate(RateRegressor):
 
     def save(self, folder: Path) -> None:
         """Write the booster and its settings into an existing folder."""
-        check_is_fitted(self)
+        require_fitted(self)
         self.booster_.save_model(folder / _BOOSTER_FILE)
         state = {
             "parameters": self.get_params(deep=False),

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.estimators import checked_rates, checked_rows, checked_weight, require_fitted
 
 FloatArray = NDArray[np.float64]
 
@@ -211,7 +211,7 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If X has another width than in fit, or the model was fitted with an offset and none is given.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         if self.uses_offset_ and offset is None:
             raise InputError("This model was fitted on top of an offset; give predict the one of these rows.")
         rows = self._rows(X)
@@ -229,7 +229,7 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_coefficients(self) -> LinearCoefficients:
         """Return intercept, weights and the evidence behind them."""
-        check_is_fitted(self)
+        require_fitted(self)
         columns = self.accumulators_[:-1]
         return LinearCoefficients(
             self.intercept_,
@@ -242,7 +242,7 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
         Their evidence stays: a weight that was small for good reason does not come back with the steps of a new one.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         if not threshold >= 0:
             raise InputError(f"threshold must be 0 or above, on the log-odds scale, however: {threshold}.")
         small = np.abs(self._weights(self.accumulators_[:-1], penalised=True)) < threshold
@@ -257,7 +257,7 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If an index is no column.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         columns = np.asarray(indices)
         if columns.size and (columns.dtype.kind not in "iu" or columns.ndim != 1):
             raise InputError(f"indices must be whole numbers of shape (k,), however: {columns.dtype}, {columns.shape}.")
@@ -269,7 +269,7 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def save(self, folder: Path) -> None:
         """Write the state into an existing folder."""
-        check_is_fitted(self)
+        require_fitted(self)
         np.savez_compressed(folder / _ARRAY_FILE, accumulators=self.accumulators_)
         state = {
             "parameters": self.get_params(deep=False),
@@ -383,7 +383,7 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         X = self._in_order(X)
         # An empty day is a day: no ads, no predictions.
         return sparse.csr_array(
-            validate_data(self, X, accept_sparse="csr", dtype=np.float64, ensure_min_samples=0, reset=False)
+            checked_rows(self, X, accept_sparse="csr", dtype=np.float64, ensure_min_samples=0, reset=False)
         )
 
     def _in_order(self, X: Any) -> Any:
@@ -395,19 +395,14 @@ class DynamicLinear(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, FloatArray, FloatArray]:
         X = X if reset else self._in_order(X)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, y_numeric=True, reset=reset)
+        X = checked_rows(self, X, accept_sparse="csr", dtype=np.float64, reset=reset)
         if self.n_features is not None and X.shape[1] != self.n_features:
             raise InputError(f"X must have n_features={self.n_features} columns, however: X.shape={X.shape}.")
-        if not ((y >= 0) & (y <= 1)).all():
-            raise InputError(f"y must hold rates in [0, 1], however: min {np.min(y)}, max {np.max(y)}.")
-        weight = np.ones(X.shape[0])
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-            )
+        y = checked_rates(y, X.shape[0])
+        weight = checked_weight(sample_weight, X.shape[0], may_be_zero=True)
         if not weight.sum() > 0:
             raise InputError("DynamicLinear needs rows with impressions; the sum of sample_weight is zero.")
-        return sparse.csr_array(X), np.asarray(y, dtype=np.float64), weight
+        return sparse.csr_array(X), y, weight
 
     def _offset(self, rows: int, offset: ArrayLike | None) -> FloatArray:
         if offset is None:

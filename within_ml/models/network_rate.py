@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.estimators import require_fitted
 from within_ml.models.ad_nn import AdPredictorNN
 from within_ml.models.feature_scaling import FeatureScaling, checked_vectors, scaled_vectors, vector_scaling
 from within_ml.models.network_training import EpochRecord, Rows, TrainingSettings, input_slopes, train
@@ -210,7 +210,7 @@ class NetworkRate(RateRegressor):
         InputError
             If the model was fitted with a base margin and none is given, or a modality is unknown or misshaped.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         if self.uses_base_margin_ and base_margin is None:
             raise InputError("This model was fitted on top of a base_margin; give predict the one of these rows.")
         frame = self._checked(X, None, None, reset=False)[0]
@@ -230,7 +230,7 @@ class NetworkRate(RateRegressor):
         base : array, shape (n,)
             What the network says of the average row; base and values add up to what it says of the row.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         frame = self._checked(X, None, None, reset=False)[0]
         names = (*self._names(), *self.modality_dims_)
         flagged, d = np.flatnonzero(self.scaling_.flagged), frame.shape[1]
@@ -248,21 +248,21 @@ class NetworkRate(RateRegressor):
 
     def attention_weights(self, X: pd.DataFrame | ArrayLike) -> FloatArray:
         """Return how much each column is looked at, shape (n, heads, d); flags of missing values are left out."""
-        check_is_fitted(self)
+        require_fitted(self)
         frame = self._checked(X, None, None, reset=False)[0]
         found = self._applied(lambda x, _: self.network_.attention_weights(x), frame, None)
         return found.reshape(len(frame), self.attention_heads, -1)[:, :, : frame.shape[1]]
 
     def feature_importance(self) -> dict[str, float]:
         """Share of `importance_` by column, in falling order; sums to 1 (or all 0 for an untrained network)."""
-        check_is_fitted(self)
+        require_fitted(self)
         total = float(self.importance_.sum()) or 1.0
         shares = {name: float(value) / total for name, value in zip(self._names(), self.importance_, strict=True)}
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def save(self, folder: Path) -> None:
         """Write weights and settings into an existing folder."""
-        check_is_fitted(self)
+        require_fitted(self)
         tensors = {f"network.{name}": value.cpu().contiguous() for name, value in self.network_.state_dict().items()}
         scalings = {"scaling": self.scaling_, **{f"modality.{n}": s for n, s in self.modality_scaling_.items()}}
         for name, scaling in scalings.items():

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from within_ml.errors import InputError, shown
+from within_ml.estimators import checked_rates, checked_rows, checked_weight
 
 FloatArray = NDArray[np.float64]
 
@@ -56,17 +56,10 @@ class RateRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         options: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "reset": reset}
         if y is None:
             # An empty day is a day: no ads, no predictions.
-            frame = validate_data(self, X, ensure_min_samples=0, **options)
+            frame = checked_rows(self, X, ensure_min_samples=0, **options)
             return frame, np.empty(0), np.empty(0)
-        frame, y = validate_data(self, X, y, y_numeric=True, **options)
-        if not ((y >= 0) & (y <= 1)).all():
-            raise InputError(f"y must hold rates in [0, 1], however: min {np.min(y)}, max {np.max(y)}.")
-        weight = np.ones(len(frame))
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, frame, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-            )
-        return frame, np.asarray(y, dtype=np.float64), weight
+        frame = checked_rows(self, X, **options)
+        return frame, checked_rates(y, len(frame)), checked_weight(sample_weight, len(frame), may_be_zero=True)
 
     def _margin(self, rows: int, base_margin: ArrayLike | None) -> FloatArray:
         if base_margin is None:

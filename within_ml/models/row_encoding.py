@@ -17,9 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_array
 
 from within_ml.errors import InputError, ModelFormatError, shown
+from within_ml.estimators import require_fitted
 
 FloatArray = NDArray[np.float64]
 
@@ -151,7 +152,7 @@ class RowEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If a column of fit is missing, or a number is infinite or none at all.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         frame = self._frame(X, reset=False)
         rows = np.arange(len(frame))
         parts = [self._number(frame, block, rows) for block in self.blocks_ if block.source in self.scales_]
@@ -176,7 +177,7 @@ class RowEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         values : shape (n_features,)
             A linear model's weights.
         """
-        check_is_fitted(self)
+        require_fitted(self)
         if rows.shape[1:] != (self.n_features,) or np.shape(values) != (self.n_features,):
             raise InputError(
                 f"rows and values must have n_features={self.n_features} columns, however: {rows.shape}, "
@@ -199,7 +200,7 @@ class RowEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def save(self, folder: Path) -> None:
         """Write the fitted state into an existing folder."""
-        check_is_fitted(self)
+        require_fitted(self)
         state = {
             "n_features": self.n_features,
             "categorical": list(self.categorical),

@@ -124,7 +124,7 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
             If a constructor argument, shape or range is wrong, or no row has impressions.
         """
         self._check_parameters()
-        y, p, w = check_rates(y_true, y_pred, sample_weight)
+        y, p, w = check_rates(y_true, y_pred, sample_weight, names=("y_true", "y_pred", "sample_weight"))
         n = np.full(y.shape, np.inf) if sample_weight is None else w
         hard = _difficulty(difficulty, y.size)
         labels, weeks = _labels(groups, y.size), None
@@ -132,7 +132,9 @@ class RateIntervals(BaseEstimator):  # type: ignore[misc]
             weeks = _column(periods, y.size, "periods")
         kept = n > 0
         if not kept.any():
-            raise InputError(f"RateIntervals is calibrated on rows with impressions, however: 0 of {y.size} rows.")
+            raise InputError(
+                f"RateIntervals needs rows with impressions, however: sample_weight is zero in all {y.size} rows."
+            )
         y, p, n, hard, labels = y[kept], p[kept], n[kept], hard[kept], labels[kept]
         if weeks is not None:
             weeks = np.unique(weeks[kept], return_inverse=True)[1].reshape(-1)

@@ -269,7 +269,7 @@ def test_bad_rows_are_refused(training_rows, change, message):
 
 def test_bad_targets_are_refused(training_rows):
     y, w = labels(training_rows)
-    with pytest.raises(InputError, match="y_true must be in"):
+    with pytest.raises(InputError, match="y must be in"):
         AdScorePredictor().fit(training_rows, y * 100, sample_weight=w)
     with pytest.raises(InputError, match="with impressions"):
         AdScorePredictor().fit(training_rows, y, sample_weight=w * 0)

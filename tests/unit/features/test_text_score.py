@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
 from within_ml.features.text_score import TextScore
@@ -263,7 +264,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, kind: str) -> None:
         ({"y": [0.1, 0.2, 0.3, 1.2]}, "in .0, 1., however: 1.2"),
         ({"y": [0.1, 0.2, 0.3, np.nan]}, "in .0, 1., however: nan"),
         ({"sample_weight": [1, 1, 1, -1]}, "not negative"),
-        ({"sample_weight": [0, 0, 0, 0]}, "positive in at least one row"),
+        ({"sample_weight": [0, 0, 0, 0]}, "above 0 in at least one row"),
         ({"groups": ["a", "a", None, "b"]}, "1 are null"),
         ({"folds": 1}, "folds must be at least 2, however: 1"),
     ],
@@ -280,3 +281,10 @@ def test_must_be_fitted_first(tmp_path: Path) -> None:
         TextScore().predict(pd.DataFrame({"headline": ["a"]}))
     with pytest.raises(InputError, match="must be positive"):
         TextScore(alpha=0).fit(pd.DataFrame({"headline": ["a"]}), [0.1])
+
+
+# It learns from texts: scikit-learn then runs the checks that need no matrix of numbers.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([TextScore()])
+def test_it_is_a_scikit_learn_estimator(estimator, check):
+    check(estimator)

@@ -298,8 +298,8 @@ def test_a_single_class_is_a_rate_like_others():
     [
         ({"y": [0.1, 1.5]}, r"y must hold rates in \[0, 1\]"),
         ({"sample_weight": [0, 0]}, "sum of sample_weight is zero"),
-        ({"sample_weight": [1, -1]}, "Negative values"),
-        ({"sample_weight": [1, np.nan]}, "NaN"),
+        ({"sample_weight": [1, -1]}, "not negative"),
+        ({"sample_weight": [1, np.nan]}, "nan"),
         ({"sample_weight": [1, 1, 1]}, "shape"),
         ({"offset": [0.0]}, "offset must be finite with shape"),
         ({"offset": [0.0, np.inf]}, "offset must be finite with shape"),
@@ -307,7 +307,7 @@ def test_a_single_class_is_a_rate_like_others():
         ({"times": [1.0]}, "times must be finite numbers of shape"),
         ({"y": None}, "y to be passed"),
         ({"X": [[1.0], [np.inf]]}, "infinity"),
-        ({"X": [[1.0]]}, "inconsistent numbers of samples"),
+        ({"X": [[1.0]]}, "one rate for each of"),
     ],
 )
 def test_bad_input_is_refused(told, message):

@@ -235,7 +235,7 @@ def test_a_saved_one_answers_the_same_in_a_new_process(tmp_path):
     ("change", "message"),
     [
         ({"y_true": [0.1, 1.2]}, r"y_true must be in \[0, 1\]"),
-        ({"y_pred": [0.1, -0.2]}, r"y_prob must be in \[0, 1\]"),
+        ({"y_pred": [0.1, -0.2]}, r"y_pred must be in \[0, 1\]"),
         ({"sample_weight": [0, 0]}, "rows with impressions"),
         ({"sample_weight": [1, -1]}, "sample_weight"),
         ({"sample_weight": [1, np.nan]}, "sample_weight"),
