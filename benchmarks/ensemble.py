@@ -1,6 +1,6 @@
 """CalibratedEnsemble beside its best member, and with a poisoned one, on three kinds of data and ten seeds each.
 
-    python -m benchmarks.ensemble [--seeds 10] [--first-seed 100] [--accounts 30]
+    python -m benchmarks.ensemble [--seeds 10] [--first-seed 300] [--accounts 30]
 
 Members: boosted trees, the FTRL linear model on encoded rows, a random forest. Each set is divided into rows to fit on,
 to calibrate on and to test on (`SHARES`): census and churn by a permutation that the seed chooses; the simulated
@@ -41,8 +41,10 @@ SHARES = {"census income": (0.5, 0.7), "churn": (0.5, 0.7), "simulated ads": (0.
 calibrate the members for the week after."""
 
 DAYS = 60
-FIRST_SEED = 100
-"""Seeds 0 to 9 were looked at while the ensemble's constants, the members and the divisions were chosen."""
+FIRST_SEED = 300
+"""Seeds 0 to 9 were looked at while the ensemble's constants, the members and the divisions were chosen, 200 to 229
+while the rule was chosen by which the pool gives way to its best member. 100 to 109 showed that there was need of one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,8 @@ class Outcome:
     weights: dict[str, float]
     poisoned: dict[str, float]
     wrong_later: dict[str, float]
+    is_alone: bool
+    """Whether the pool of log-odds gave way to a member."""
 
 
 def measured(name: str, seed: int, accounts: int) -> Outcome:
@@ -166,6 +170,7 @@ def measured(name: str, seed: int, accounts: int) -> Outcome:
     fitted = {name: Kept(model, recent[0], test[0]) for name, model in ensemble.models_.items()}
     pooled, poisoned, wrong_later = {}, {}, {}
     weights: dict[str, float] = {}
+    is_alone = False
 
     def loss(p: np.ndarray) -> float:
         return log_loss(test[1], p, sample_weight=test[2])
@@ -173,7 +178,8 @@ def measured(name: str, seed: int, accounts: int) -> Outcome:
     for rule in AggregationMethod:
         clean = CalibratedEnsemble(fitted, aggregation_method=rule).calibrate(*recent)
         pooled[rule] = loss(clean.predict(test[0]))
-        weights = weights or dict(clean.get_model_weights())
+        if rule is AggregationMethod.LOG_ODDS:
+            weights, is_alone = dict(clean.get_model_weights()), clean.fallback_ is not None
         sick = CalibratedEnsemble({**fitted, "poison": Poison(seed)}, aggregation_method=rule).calibrate(*recent)
         poisoned[rule] = loss(sick.predict(test[0]))
         late = GoneWrong(fitted["linear"])
@@ -185,7 +191,7 @@ def measured(name: str, seed: int, accounts: int) -> Outcome:
     for member, model in fitted.items():
         line = LogOddsLine.fit(member_margins(member, model, recent[0]), recent[1], recent[2], reaches=MEMBER_REACHES)
         lined[member] = loss(expit(line.apply(member_margins(member, model, test[0]))))
-    return Outcome(alone, lined, pooled, weights, poisoned, wrong_later)
+    return Outcome(alone, lined, pooled, weights, poisoned, wrong_later, is_alone)
 
 
 class Kept:
@@ -215,6 +221,7 @@ def summary(name: str, found: list[Outcome]) -> list[object]:
         f"{100 * (ours / best - 1).mean():+.3f} %",
         f"{100 * (ours / best - 1).max():+.3f} %",
         f"{change.max():.3f} %",
+        f"{sum(o.is_alone for o in found)} of {n}",
     ]
 
 
@@ -252,8 +259,10 @@ Written by `python -m benchmarks.ensemble --seeds {seeds} --first-seed {first_se
 Log-loss per row (per impression for the ads) on the last 30 % of the rows (12 % of the ads', by time); the first half
 (65 %) fits the members, the rows between weigh and calibrate. The best member is chosen on the test rows, seed by seed;
 "calibrated alike" gives every member the same line (level and temperature) from the same calibration rows. The poisoned
-member's scores are uniform random. Seeds 0 to 9 were looked at while the ensemble's constants, the members and the
-divisions were chosen; the figures are of seeds {first_seed} to {first_seed + seeds - 1}.
+member's scores are uniform random. "A member alone": the pool was not surely better on held-out parts of the
+calibration rows and gave way to its best member as it is. Seeds 0 to 9 were looked at while the ensemble's constants,
+the members and the divisions were chosen, 200 to 229 while the rule of giving way was; the figures are of seeds
+{first_seed} to {first_seed + seeds - 1}.
 
 {
         table(
@@ -267,6 +276,7 @@ divisions were chosen; the figures are of seeds {first_seed} to {first_seed + se
                 "over best member, mean",
                 "at worst",
                 "largest change by poison",
+                "a member alone",
             ],
             [summary(name, outcomes) for name, outcomes in found.items()],
         )

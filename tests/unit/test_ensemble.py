@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from within_ml.ensemble import AggregationMethod, CalibratedEnsemble, CalibrationMethod, simplex_weights
+from within_ml.ensemble.fitting import PoolRecipe, pool_gain
 from within_ml.ensemble.pooling import LogOddsLine, log_odds, pool
 from within_ml.ensemble.weights import PULL, mixture_weights
 from within_ml.errors import InputError, ModelFormatError
@@ -27,6 +29,8 @@ from within_ml.metrics import log_loss
 from within_ml.models.boosted import BoostedRate
 from within_ml.models.dynamic_linear import DynamicLinear
 from within_ml.models.row_encoding import RowEncoder
+
+RECIPE = PoolRecipe(AggregationMethod.LOG_ODDS, CalibrationMethod.TEMPERATURE)
 
 
 class Known:
@@ -242,7 +246,7 @@ class TestEnsemble:
 
         assert ensemble.get_model_weights()["loud"] == pytest.approx(0.5, abs=0.05)
         assert loss_of(ensemble) < loss_of(plain)
-        assert plain.lines_ == (LogOddsLine(), LogOddsLine())
+        assert plain.pool_.lines == (LogOddsLine(), LogOddsLine())
 
     def test_given_weights_are_taken(self):
         ensemble = CalibratedEnsemble(members(), {"blunt": 3, "sharp": 1, "other": 0}).calibrate(*rows())
@@ -260,6 +264,105 @@ class TestEnsemble:
         assert (spread >= 0).all()
         assert np.corrcoef(spread, np.abs(X[:, 1] - X[:, 2]))[0, 1] > 0.99
         assert error[spread > np.median(spread)].mean() > 0.9 * error[spread <= np.median(spread)].mean()
+
+
+class TestFallback:
+    """Whether the pool, or the best member as it is, predicts."""
+
+    alone: ClassVar = {"poison": Random(), "sharp": Known(1, 0.02), "blunt": Known(2, 1.5)}
+
+    @staticmethod
+    def few(seed=4):
+        return rows(6000, seed, impressions=20)
+
+    def test_chance_seldom_makes_a_pool(self):
+        fallbacks = [CalibratedEnsemble(self.alone).calibrate(*self.few(seed)).fallback_ for seed in range(10)]
+
+        assert set(fallbacks) <= {"sharp", None}
+        assert fallbacks.count("sharp") >= 8
+
+    @pytest.mark.parametrize("calibration", list(CalibrationMethod))
+    @pytest.mark.parametrize("aggregation", ["log_odds", "linear"])
+    def test_a_member_far_ahead_predicts_alone_as_it_is(self, aggregation, calibration, caplog):
+        caplog.set_level("INFO")
+        ensemble = CalibratedEnsemble(self.alone, None, calibration, aggregation).calibrate(*self.few())
+        X, _, _ = rows(seed=1)
+
+        assert ensemble.fallback_ == "sharp"
+        assert "'sharp' predicts alone" in caplog.text
+        assert dict(ensemble.get_model_weights()) == {"poison": 0.0, "sharp": 1.0, "blunt": 0.0}
+        assert np.array_equal(ensemble.predict(X), self.alone["sharp"].predict(X))
+
+    def test_members_that_know_different_things_are_pooled(self):
+        ensemble = CalibratedEnsemble(members()).calibrate(*rows())
+
+        assert ensemble.fallback_ is None
+        assert min(ensemble.get_model_weights().values()) > 0
+
+    def test_a_level_that_is_wrong_is_put_right(self):
+        ensemble = CalibratedEnsemble({"one": Known(1, 0.02, shift=0.5)}).calibrate(*rows())
+
+        assert ensemble.fallback_ is None
+        assert loss_of(ensemble) < loss_of(Known(1, 0.02, shift=0.5))
+
+    @pytest.mark.parametrize(("weights", "aggregation"), [({"sharp": 1, "poison": 0, "blunt": 0}, "log_odds"),
+                                                          (None, "median"), (None, "trimmed_mean")])  # fmt: skip
+    def test_weights_that_are_not_fitted_stay(self, weights, aggregation):
+        ensemble = CalibratedEnsemble(self.alone, weights, aggregation_method=aggregation).calibrate(*rows(2000))
+
+        assert ensemble.fallback_ is None
+
+    def test_spread_is_the_pools(self):
+        X, y, w = self.few()
+        ensemble = CalibratedEnsemble(self.alone).calibrate(X, y, w)
+        lined = ensemble.pool_.lined(log_odds(np.column_stack([m.predict(X) for m in self.alone.values()])))
+        mean = lined @ ensemble.pool_.weights
+
+        assert ensemble.fallback_ == "sharp"
+        assert ensemble.spread(X) == pytest.approx(np.sqrt((lined - mean[:, None]) ** 2 @ ensemble.pool_.weights))
+
+    def test_its_state_is_kept_and_a_change_of_members_ends_it(self, caplog):
+        X, y, w = self.few()
+        ensemble = CalibratedEnsemble(self.alone).calibrate(X, y, w)
+        state = json.loads(json.dumps(ensemble.to_dict()))
+        again = CalibratedEnsemble.from_dict(state, self.alone)
+
+        assert np.array_equal(again.predict(X), ensemble.predict(X))
+        assert again.to_dict() == state
+        assert ensemble.remove_model("blunt").fallback_ == "sharp"
+        assert again.remove_model("sharp").fallback_ is None
+        with pytest.raises(ModelFormatError, match="nobody"):
+            CalibratedEnsemble.from_dict({**state, "fallback": "nobody"}, self.alone)
+
+    def test_the_gain_is_what_the_truth_says_it_is(self):
+        X, y, w = rows()
+        margin = X[:, :1] + 0.2
+        gain = pool_gain(RECIPE, margin, y, w)
+        p, q = expit(X[:, 0]), expit(margin[:, 0])
+        divergence = w @ (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+
+        assert gain.is_sure
+        assert gain.total == pytest.approx(divergence, abs=3 * gain.error)
+        # Of one row: w² Var(y) (log-odds of the truth less the member's)².
+        assert gain.error == pytest.approx(np.sqrt(w @ (p * (1 - p)) * 0.2**2), rel=0.05)
+
+    def test_a_member_that_knows_nothing_does_not_change_the_gain(self):
+        X, y, w = self.few()
+        margins = log_odds(np.column_stack([m.predict(X) for m in members().values()]))
+        poisoned = np.column_stack([log_odds(Random().predict(X)), margins])
+        gain, again = pool_gain(RECIPE, margins, y, w), pool_gain(RECIPE, poisoned, y, w)
+
+        assert (again.total, again.error, again.member) == (gain.total, gain.error, gain.member + 1)
+
+    def test_rows_without_weight_tell_nothing_and_a_few_tell_too_little(self):
+        X, y, w = rows(300)
+        margins = log_odds(np.column_stack([m.predict(X) for m in members().values()]))
+        silent = np.concatenate([w, np.zeros(100)])
+        again = pool_gain(RECIPE, np.vstack([margins, 9 * margins[:100]]), np.concatenate([y, 1 - y[:100]]), silent)
+
+        assert again == pool_gain(RECIPE, margins, y, w)
+        assert pool_gain(RECIPE, margins[:9], y[:9], w[:9]) is None
+        assert CalibratedEnsemble(members()).calibrate(X[:9], y[:9]).fallback_ is None
 
 
 class TestMembersComeAndGo:
@@ -409,7 +512,7 @@ assert np.array_equal(again.predict(pd.read_parquet(folder / "X.parquet")), np.l
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("missing", ["weights", "lines", "calibrator", "members"])
+@pytest.mark.parametrize("missing", ["weights", "lines", "calibrator", "fallback", "members"])
 def test_a_damaged_state_is_refused(missing):
     state = CalibratedEnsemble(members()).calibrate(*rows(500)).to_dict()
     with pytest.raises(ModelFormatError, match="not as it was saved"):

@@ -1,47 +1,32 @@
 """An ensemble of models of one rate: fitted, weighed and calibrated as one.
 
-The arithmetic is in `weights` and `pooling`; here stands who predicts what, on which rows what is fitted, and what is
-kept of it.
+The arithmetic is in `weights`, `pooling` and `fitting`; here stands who predicts what, on which rows what is fitted,
+and what is kept of it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
-from enum import StrEnum
+from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _num_samples
 
-from within_ml.ensemble.members import as_rows, fit_member, member_margins, outcomes
-from within_ml.ensemble.pooling import MEMBER_REACHES, AggregationMethod, LogOddsLine, pool
-from within_ml.ensemble.weights import mixture_weights, simplex_weights
+from within_ml.ensemble.fitting import CalibrationMethod, FittedPool, PoolRecipe, pool_gain, restored_calibrator
+from within_ml.ensemble.members import as_rows, fit_member, member_margins, member_rates, outcomes
+from within_ml.ensemble.pooling import AggregationMethod, LogOddsLine
 from within_ml.errors import InputError, ModelFormatError, shown
 from within_ml.estimators import checked_rows, require_fitted
 
-if TYPE_CHECKING:
-    from within_ml.calibration.spline import SplineCalibrator
-
 FloatArray = NDArray[np.float64]
 logger = logging.getLogger(__name__)
-
-_LOWEST_POOL_SLOPE = 0.05
-
-
-class CalibrationMethod(StrEnum):
-    """What follows the members and their pool: a level and temperature each, a spline after the pool, or nothing."""
-
-    TEMPERATURE = "temperature"
-    SPLINE = "spline"
-    NONE = "none"
 
 
 class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -56,7 +41,9 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     A line is ``shift + slope · log-odds``: level and temperature. Members get theirs before they are pooled, so that
     an overconfident one does not shout down the others and one that knows nothing comes out as the mean rate. Weights
     are those of the smallest log-loss (see `simplex_weights`). All of it is fitted on rows that no member was fitted
-    on.
+    on, and a pool that is not surely better there than its best member as it is gives way to that member (see
+    `pool_gain`): where one member is far ahead, weights and lines only add what chance put into them. Pools of given
+    weights, and those without weights, stay.
 
     Parameters
     ----------
@@ -76,10 +63,10 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     models_ : dict of str to model
         The members, fitted.
-    lines_ : tuple of LogOddsLine
-        Of the members, in their order.
-    calibrator_ : LogOddsLine or SplineCalibrator
-        Of the pool.
+    pool_ : FittedPool
+        Lines and weights of the members, in their order, and what calibrates the pool.
+    fallback_ : str or None
+        The member that predicts alone, without a line, as the pool was not surely better.
 
     Notes
     -----
@@ -90,6 +77,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.tree import DecisionTreeClassifier
+    >>> from scipy.special import expit
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(4000, 2))
     >>> y = rng.binomial(1, expit(X[:, 0] - 2))
@@ -173,47 +161,53 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         y, w = outcomes(X, y, sample_weight)
         models = dict(self.base_models) if new else self.models_
         margins = np.column_stack([member_margins(name, model, X) for name, model in models.items()])
-        self.models_ = models
-        self._rows, self._outcome = X, (margins, y, w)
+        self.models_, self._rows, self._outcome = models, X, (margins, y, w)
         self._fit_pool()
         return self
 
     def predict(self, X: Any) -> FloatArray:
         """Return rates in (0, 1), shape (n,)."""
-        margins = self._lined_margins(X)
-        pooled = pool(margins, self.weights_, AggregationMethod(self.aggregation_method))
-        if isinstance(self.calibrator_, LogOddsLine):
-            pooled = self.calibrator_.apply(pooled)
-            return np.asarray(expit(pooled), dtype=np.float64)
-        return self.calibrator_.transform(expit(pooled))
+        X = self._checked(X)
+        if not _num_samples(X):
+            return np.empty(0)
+        if self.fallback_ is not None:
+            return member_rates(self.fallback_, self.models_[self.fallback_], X)
+        return self.pool_.predict(self._margins(X))
 
     def spread(self, X: Any) -> FloatArray:
         """Return how far the members are apart, shape (n,): the weighted standard deviation of their log-odds.
 
-        Where it is large the members have seen little that is like the row: it is harder than others.
+        Where it is large the members have seen little that is like the row: it is harder than others. The weights are
+        the pool's, also where one member predicts alone.
         """
-        margins = self._lined_margins(X)
-        mean = margins @ self.weights_
-        apart: FloatArray = np.sqrt(((margins - mean[:, None]) ** 2) @ self.weights_)
+        X = self._checked(X)
+        if not _num_samples(X):
+            return np.empty(0)
+        margins, weights = self.pool_.lined(self._margins(X)), self.pool_.weights
+        mean = margins @ weights
+        apart: FloatArray = np.sqrt(((margins - mean[:, None]) ** 2) @ weights)
         return apart
 
     def get_model_weights(self) -> Mapping[str, float]:
         """Return the weight of each member, read-only; equal ones where the rule of pooling has no weights."""
-        require_fitted(self, "weights_")
-        return MappingProxyType(dict(zip(self.models_, self.weights_.tolist(), strict=True)))
+        require_fitted(self, "pool_")
+        if self.fallback_ is not None:
+            return MappingProxyType({name: float(name == self.fallback_) for name in self.models_})
+        return MappingProxyType(dict(zip(self.models_, self.pool_.weights.tolist(), strict=True)))
 
     def add_model(self, name: str, model: Any) -> Self:
         """Add a fitted model; all weights are fitted again on the rows of the last `calibrate`.
 
         An ensemble that was restored, or has given weights, has no such rows or use for them: the new model then
-        enters with the mean weight, the others keep their proportions, and a warning is logged.
+        enters with the mean weight, the others keep their proportions in the pool, no member predicts alone any more,
+        and a warning is logged.
 
         Raises
         ------
         InputError
             If the name is taken or the model's predictions are no rates.
         """
-        require_fitted(self, "weights_")
+        require_fitted(self, "pool_")
         if name in self.models_:
             raise InputError(f"name must be a new one, however: the ensemble has a member {name!r}; remove it first.")
         k = len(self.models_)
@@ -223,7 +217,8 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self._outcome is not None and margin is not None:
             margins, y, w = self._outcome
             self._outcome = (np.column_stack([margins, margin]), y, w)
-        self._reweigh(np.append(self.weights_ * k / (k + 1), 1 / (k + 1)), (*self.lines_, LogOddsLine()))
+        weights = np.append(self.pool_.weights * k / (k + 1), 1 / (k + 1))
+        self._reweigh(weights, (*self.pool_.lines, LogOddsLine()))
         return self
 
     def remove_model(self, name: str) -> Self:
@@ -234,7 +229,7 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             If there is no such member, or no other.
         """
-        require_fitted(self, "weights_")
+        require_fitted(self, "pool_")
         names = list(self.models_)
         if name not in names or len(names) == 1:
             raise InputError(f"name must be one of several members, however: {name!r}; there are {shown(names)}.")
@@ -244,24 +239,25 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self._outcome is not None:
             margins, y, w = self._outcome
             self._outcome = (np.delete(margins, place, axis=1), y, w)
-        weights = np.delete(self.weights_, place)
+        weights = np.delete(self.pool_.weights, place)
         weights = weights / weights.sum() if weights.sum() > 0 else np.full(weights.size, 1 / weights.size)
-        self._reweigh(weights, tuple(line for k, line in enumerate(self.lines_) if k != place))
+        self._reweigh(weights, tuple(line for k, line in enumerate(self.pool_.lines) if k != place))
         return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return weights, lines and calibrator as JSON values; the members save themselves."""
-        require_fitted(self, "weights_")
-        last = self.calibrator_
+        require_fitted(self, "pool_")
+        last = self.pool_.calibrator
         return {
             "members": list(self.models_),
-            "weights": self.weights_.tolist(),
+            "weights": self.pool_.weights.tolist(),
             "weights_are_given": self.weights is not None,
-            "lines": [asdict(line) for line in self.lines_],
+            "lines": [asdict(line) for line in self.pool_.lines],
             "calibration_method": str(self.calibration_method),
             "aggregation_method": str(self.aggregation_method),
             "calibration_share": self.calibration_share,
             "calibrator": asdict(last) if isinstance(last, LogOddsLine) else last.to_dict(),
+            "fallback": self.fallback_,
         }
 
     @classmethod
@@ -280,9 +276,13 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             ensemble = cls(members, given, state["calibration_method"], state["aggregation_method"],
                            calibration_share=state["calibration_share"])  # fmt: skip
             ensemble._check_parameters()
-            ensemble.models_, ensemble.weights_ = members, weights
-            ensemble.lines_ = tuple(LogOddsLine(**line) for line in state["lines"])
-            ensemble.calibrator_ = ensemble._restored(state["calibrator"])
+            ensemble.models_ = members
+            lines = tuple(LogOddsLine(**line) for line in state["lines"])
+            last = restored_calibrator(ensemble._recipe().calibration, state["calibrator"])
+            ensemble.pool_ = FittedPool(lines, weights, last, ensemble._recipe().rule)
+            ensemble.fallback_ = state["fallback"]
+            if ensemble.fallback_ not in {None, *members}:
+                raise KeyError(ensemble.fallback_)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"The state of a CalibratedEnsemble is not as it was saved ({error!r}).") from error
         ensemble._rows, ensemble._outcome = None, None
@@ -328,49 +328,27 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         early, late = np.arange(first), np.arange(first, n)
         return _safe_indexing(X, early), y[:first], w[:first], (_safe_indexing(X, late), y[first:], w[first:])
 
+    def _recipe(self) -> PoolRecipe:
+        given = None
+        if self.weights is not None:
+            given = np.array([self.weights[name] for name in self.models_], dtype=np.float64)
+        return PoolRecipe(AggregationMethod(self.aggregation_method), CalibrationMethod(self.calibration_method), given)
+
     def _fit_pool(self) -> None:
-        """Fit lines, weights and calibrator from the members' margins on the calibration rows."""
+        """Fit the pool from the members' margins on the calibration rows, and see whether it is worth having."""
         if self._outcome is None:
             return
-        margins, y, w = self._outcome
-        plain = self.calibration_method == CalibrationMethod.NONE
-        columns = list(margins.T)
-        self.lines_ = tuple(
-            LogOddsLine() if plain else LogOddsLine.fit(c, y, w, reaches=MEMBER_REACHES) for c in columns
-        )
-        lined = np.column_stack([line.apply(column) for line, column in zip(self.lines_, columns, strict=True)])
-        self.weights_ = self._fit_weights(lined, y, w)
-        pooled = pool(lined, self.weights_, AggregationMethod(self.aggregation_method))
-        self.calibrator_ = self._fit_calibrator(pooled, y, w)
+        recipe, (margins, y, w) = self._recipe(), self._outcome
+        self.pool_, self.fallback_ = recipe.fit(margins, y, w), None
+        gain = pool_gain(recipe, margins, y, w) if recipe.rule.is_weighted and recipe.given is None else None
+        if gain is not None and not gain.is_sure:
+            self.fallback_ = list(self.models_)[gain.member]
+            logger.info(
+                "ensemble: %r predicts alone, the pool gains %.3g ± %.3g nats over it on rows held out",
+                self.fallback_, gain.total, gain.error,
+            )  # fmt: skip
         told = ", ".join(f"{name} {weight:.3f}" for name, weight in self.get_model_weights().items())
         logger.info("ensemble calibrated on %d rows: %s", len(y), told)
-
-    def _fit_weights(self, margins: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
-        rule, k = AggregationMethod(self.aggregation_method), len(self.models_)
-        if not rule.is_weighted:
-            return np.full(k, 1 / k)
-        if self.weights is not None:
-            given: FloatArray = np.array([self.weights[name] for name in self.models_], dtype=np.float64)
-            return np.asarray(given / given.sum())
-        if rule is AggregationMethod.LINEAR:
-            return mixture_weights(expit(margins), y, w)
-        return simplex_weights(margins, y, w)
-
-    def _fit_calibrator(self, pooled: FloatArray, y: FloatArray, w: FloatArray) -> LogOddsLine | SplineCalibrator:
-        if self.calibration_method == CalibrationMethod.SPLINE:
-            from within_ml.calibration.spline import SplineCalibrator
-
-            return SplineCalibrator().fit(expit(pooled), y, sample_weight=w)
-        if self.calibration_method == CalibrationMethod.NONE:
-            return LogOddsLine()
-        return LogOddsLine.fit(pooled, y, w, min_slope=_LOWEST_POOL_SLOPE)
-
-    def _restored(self, state: Mapping[str, Any]) -> LogOddsLine | SplineCalibrator:
-        if self.calibration_method == CalibrationMethod.SPLINE:
-            from within_ml.calibration.spline import SplineCalibrator
-
-            return SplineCalibrator.from_dict(state)
-        return LogOddsLine(**state)
 
     def _reweigh(self, weights: FloatArray, lines: tuple[LogOddsLine, ...]) -> None:
         """Fit the pool again after a change of members; where that cannot be, take these weights and lines."""
@@ -380,23 +358,24 @@ class CalibratedEnsemble(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             self._fit_pool()
             return
         logger.warning("ensemble: no calibration rows are kept; weights are scaled, call calibrate to fit them")
-        self.weights_, self.lines_ = weights, lines
+        self.pool_, self.fallback_ = replace(self.pool_, weights=weights, lines=lines), None
+
+    def _checked(self, X: Any) -> Any:
+        require_fitted(self, "pool_")
+        X = self._in_order(as_rows(X))
+        if hasattr(self, "n_features_in_"):
+            checked_rows(self, X, reset=False, skip_check_array=True)
+        return X
 
     def _in_order(self, X: Any) -> Any:
         """Return a frame with the columns of fit in their order, other rows as they are."""
         if not isinstance(X, pd.DataFrame) or not hasattr(self, "feature_names_in_"):
             return X
-        if missing := [name for name in self.feature_names_in_ if name not in X.columns]:
+        names = list(self.feature_names_in_)
+        if missing := [name for name in names if name not in X.columns]:
             raise InputError(f"X must have the columns of fit; it lacks {shown(missing)}.")
-        return X[list(self.feature_names_in_)]
+        return X if list(X.columns) == names else X[names]
 
-    def _lined_margins(self, X: Any) -> FloatArray:
-        """Return the members' log-odds after their lines, shape (n, k)."""
-        require_fitted(self, "weights_")
-        X = self._in_order(as_rows(X))
-        if hasattr(self, "n_features_in_"):
-            checked_rows(self, X, reset=False, skip_check_array=True)
-        if not _num_samples(X):
-            return np.empty((0, len(self.models_)))
-        members = zip(self.models_.items(), self.lines_, strict=True)
-        return np.column_stack([line.apply(member_margins(name, model, X)) for (name, model), line in members])
+    def _margins(self, X: Any) -> FloatArray:
+        """Return the members' log-odds, shape (n, k)."""
+        return np.column_stack([member_margins(name, model, X) for name, model in self.models_.items()])

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
-from within_ml.ensemble.pooling import log_odds
+from within_ml.ensemble.pooling import PROBABILITY_FLOOR, log_odds
 from within_ml.errors import InputError
 from within_ml.estimators import checked_rates, checked_weight
 
@@ -66,8 +66,8 @@ def _weight_argument(model: Any, w: FloatArray) -> dict[str, FloatArray]:
     return {f"{prefix}sample_weight": w} if has_fit_parameter(model, "sample_weight") else {}
 
 
-def member_margins(name: str, model: Any, X: Any) -> FloatArray:
-    """Return a member's log-odds, shape (n,)."""
+def member_rates(name: str, model: Any, X: Any) -> FloatArray:
+    """Return a member's rates, shape (n,), a hair from 0 and 1 at least."""
     if hasattr(model, "predict_proba"):
         p = np.asarray(model.predict_proba(X), dtype=np.float64) @ (np.asarray(model.classes_) == 1).astype(np.float64)
     else:
@@ -75,4 +75,10 @@ def member_margins(name: str, model: Any, X: Any) -> FloatArray:
     n = _num_samples(X)
     if p.shape != (n,) or not ((p >= 0) & (p <= 1)).all():
         raise InputError(f"Member {name!r} must predict rates in [0, 1] of shape ({n},), however: shape {p.shape}.")
-    return log_odds(p)
+    inside: FloatArray = np.clip(p, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    return inside
+
+
+def member_margins(name: str, model: Any, X: Any) -> FloatArray:
+    """Return a member's log-odds, shape (n,)."""
+    return log_odds(member_rates(name, model, X))
