@@ -132,7 +132,7 @@ class LogOddsCalibrator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         predicted = np.asarray(y_pred, dtype=np.float64)
         if predicted.ndim == 2:
             return self._fit_classes(predicted, y_true, sample_weight, periods, period_sd)
-        y, p, w = check_rates(y_true, predicted, sample_weight)
+        y, p, w = check_rates(y_true, predicted, sample_weight, names=("y_true", "y_pred", "sample_weight"))
         if w.size and not w.sum() > 0:
             raise InputError(f"sample_weight must hold impressions; all {w.size} weights are zero.")
         weeks = None if periods is None else np.asarray(periods)

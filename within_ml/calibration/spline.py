@@ -104,12 +104,12 @@ class SplineCalibrator(LogOddsCalibrator):
 
     def __init__(  # noqa: PLR0913 - scikit-learn's convention: one argument per hyperparameter
         self,
-        *,
         n_knots: int = 16,
         knot_spacing: str = "quantile",
         spline_order: int = 3,
         regularization: float | None = None,
         monotone: bool = True,
+        *,
         min_slope: float = 0.01,
         min_clicks: float = 150.0,
         fallback: CalibrationMethod | str = CalibrationMethod.BETA,
