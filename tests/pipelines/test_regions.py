@@ -44,7 +44,7 @@ def test_planted_effects_of_regions_are_found_and_published(trained_agency, agen
     correlation = np.corrcoef(heard["offset"], truth)[0, 1]
     error = (heard["offset"] - truth) - (heard["offset"] - truth).mean()
     record_property("correlation", float(correlation))
-    record_property("spread_of_errors", (error / heard["standard_error"]).std())
+    record_property("spread_of_errors", float((error / heard["standard_error"]).std()))
     assert len(heard) > 30
     assert correlation > 0.75
     # Errors are about as large as they are said to be.
