@@ -139,7 +139,7 @@ class TestTrees:
             return values
 
         monkeypatch.setattr(contributions, "_batched", one_wrong)
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.INFO):
             found = tree_contributions(trees, X, min_batch=0)
         assert "1 of 3000 rows did not add up" in caplog.text
         np.testing.assert_allclose(found.values.sum(axis=1) + found.expected, found.margin, atol=TOLERANCE)
