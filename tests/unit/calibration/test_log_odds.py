@@ -336,9 +336,9 @@ class TestMisuse:
         ("y_pred", "y_true", "weight", "message"),
         [
             ([0.1, 0.2], [0.1], None, r"one shape \(n,\)"),
-            ([0.1, 1.2], [0.0, 1.0], None, r"y_prob must be in \[0, 1\]"),
+            ([0.1, 1.2], [0.0, 1.0], None, r"y_pred must be in \[0, 1\]"),
             ([0.1, 0.2], [0.0, 2.0], None, r"y_true must be in \[0, 1\]"),
-            ([0.1, np.nan], [0.0, 1.0], None, "y_prob"),
+            ([0.1, np.nan], [0.0, 1.0], None, "y_pred"),
             ([0.1, 0.2], [0.0, 1.0], [1, -1], "not negative"),
             ([0.1, 0.2], [0.0, 1.0], [1, np.nan], "finite"),
             ([0.1, 0.2], [0.0, 1.0], [0, 0], "all 2 weights are zero"),
