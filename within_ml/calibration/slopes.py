@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 FloatArray = NDArray[np.float64]
@@ -22,6 +21,11 @@ DISTANCE = (0.05, 0.5, 5.0, 20.0)
 """Candidates for the strength against slopes that differ from 1, in clicks."""
 
 _MAX_BINS = 2_000
+_MOST_STEPS = 200
+_LARGEST_STEP = 5.0
+_LEAST_FALL = 1e-4
+_SMALLEST_STEP = 1e-10
+_SETTLED = 1e-9
 _SHARE_OF_DISTANCE = 0.1
 _LEVEL_CLICKS = 1.0
 """Strength against moving the level again, which is right before the shape is fitted."""
@@ -83,25 +87,34 @@ def fit_slopes(
     (-2.0, array([0.5]))
     """
     p = expit(x + level)
-    given = np.clip(w @ (p - y), -_PRIOR_CLICKS, _PRIOR_CLICKS)
-    y = y + given * p / (w @ p)
+    y = _with_prior_clicks(p, y, w)
     information = w * np.maximum(p * (1 - p), 1e-300)
     centre = information @ basis / information.sum()
     middle = float(information @ x / information.sum())
     origin = level + middle
-    centred = basis - centre
+    columns = np.column_stack([np.ones(len(x)), basis - centre])
     candidates = _candidates(regularization)
     theta = np.concatenate([[0.0], np.ones(basis.shape[1])])
     thetas, losses = [], []
     for roughness, distance in candidates:
         penalty = _penalty(basis.shape[1], roughness, distance, fixed=regularization is not None)
-        theta, loss = _minimum(centred, origin, y, w, penalty, theta, min_slope)
+        problem = _Problem(columns, origin, y, w, penalty)
+        theta = _minimum(problem, theta, min_slope)
         thetas.append(theta)
-        losses.append(loss + _occam(centred, origin, w, penalty, theta))
+        losses.append(problem.loss(theta) + _occam(problem, theta))
     share = softmax(-np.array(losses))
     mean = share @ np.array(thetas)
     roughness, distance = np.exp(share @ np.log(np.array(candidates)))
     return SlopeFit(middle + float(mean[0] - centre @ mean[1:]), mean[1:], float(roughness), float(distance))
+
+
+def _with_prior_clicks(p: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
+    """Share of clicks after the part of a click that the level p has and y has not, spread where p expects it."""
+    given = float(np.clip(w @ (p - y), -_PRIOR_CLICKS, _PRIOR_CLICKS))
+    # Only what was missed can still be clicked, and the reverse: a share beyond 1 would have no largest likelihood.
+    room = p * (1 - y) if given > 0 else y * (1 - p)
+    result: FloatArray = y + given * room / max(float(w @ room), abs(given), 1e-300)
+    return result
 
 
 def _candidates(regularization: float | None) -> list[tuple[float, float]]:
@@ -121,42 +134,73 @@ def _penalty(count: int, roughness: float, distance: float, *, fixed: bool) -> F
     return penalty
 
 
-def _minimum(
-    centred: FloatArray,
-    origin: float,
-    y: FloatArray,
-    w: FloatArray,
-    penalty: FloatArray,
-    start: FloatArray,
-    min_slope: float | None,
-) -> tuple[FloatArray, float]:
-    identity = np.concatenate([[0.0], np.ones(centred.shape[1])])
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Penalised loss of (level, slopes), shape (k + 1,); ``columns``, shape (n, k + 1), begin with ones."""
 
-    def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-        eta = origin + theta[0] + centred @ theta[1:]
-        away = theta - identity
-        pull = penalty @ away
-        residual = w * (expit(eta) - y)
-        gradient = np.concatenate([[residual.sum()], centred.T @ residual]) + pull
-        return float(w @ (np.logaddexp(0.0, eta) - y * eta) + away @ pull / 2), gradient
+    columns: FloatArray
+    origin: float
+    y: FloatArray
+    w: FloatArray
+    penalty: FloatArray
 
-    result = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(None, None), *[(min_slope, None)] * centred.shape[1]],
-        options={"maxiter": 1000, "ftol": 1e-11, "gtol": 1e-6},
-    )
-    return result.x, float(result.fun)
+    def loss(self, theta: FloatArray) -> float:
+        eta = self.origin + self.columns @ theta
+        away = theta - self.identity()
+        return float(self.w @ (np.logaddexp(0.0, eta) - self.y * eta) + away @ self.penalty @ away / 2)
+
+    def derivatives(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient, shape (k + 1,), and second derivative, shape (k + 1, k + 1)."""
+        p = expit(self.origin + self.columns @ theta)
+        gradient = self.columns.T @ (self.w * (p - self.y)) + self.penalty @ (theta - self.identity())
+        return gradient, (self.columns.T * (self.w * p * (1 - p))) @ self.columns + self.penalty
+
+    def identity(self) -> FloatArray:
+        return np.concatenate([[0.0], np.ones(self.columns.shape[1] - 1)])
 
 
-def _occam(centred: FloatArray, origin: float, w: FloatArray, penalty: FloatArray, theta: FloatArray) -> float:
+def _minimum(problem: _Problem, theta: FloatArray, min_slope: float | None) -> FloatArray:
+    """Newton's method; a slope that meets its bound stays there as long as the loss would fall beyond it.
+
+    Where predictions are far too sure the loss has next to no curvature and a full step would lead anywhere; so none
+    moves a row's log-odds by more than `_LARGEST_STEP`.
+    """
+    lowest = np.full(theta.size, -np.inf if min_slope is None else min_slope)
+    lowest[0] = -np.inf
+    loss = problem.loss(theta)
+    for _ in range(_MOST_STEPS):
+        gradient, hessian = problem.derivatives(theta)
+        step = _direction(gradient, hessian, theta <= lowest)
+        fall = -float(gradient @ step)
+        if fall < _SETTLED:
+            break
+        down = step < 0
+        room = float(((lowest - theta)[down] / step[down]).min(initial=np.inf))
+        size = min(1.0, room, _LARGEST_STEP / float(np.abs(problem.columns @ step).max()))
+        while problem.loss(theta + size * step) > loss - _LEAST_FALL * size * fall and size > _SMALLEST_STEP:
+            size /= 2
+        theta = np.maximum(theta + size * step, lowest)
+        theta = np.where(theta < lowest + _SMALLEST_STEP, lowest, theta)
+        loss = problem.loss(theta)
+    return theta
+
+
+def _direction(gradient: FloatArray, hessian: FloatArray, bound: NDArray[np.bool_]) -> FloatArray:
+    """Newton's step, zero for what is at its bound and would pass it."""
+    free = ~bound | (gradient < 0)
+    while True:
+        step = np.zeros(gradient.size)
+        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], -gradient[free])
+        passing = free & bound & (step < 0)
+        if not passing.any():
+            return step
+        free &= ~passing
+
+
+def _occam(problem: _Problem, theta: FloatArray) -> float:
     """What Laplace's approximation adds to the penalised loss: how much of the prior's room the data rule out."""
-    p = expit(origin + theta[0] + centred @ theta[1:])
-    columns = np.column_stack([np.ones(len(p)), centred])
-    hessian = (columns.T * (w * p * (1 - p))) @ columns
-    return float(np.linalg.slogdet(hessian + penalty)[1] - np.linalg.slogdet(penalty)[1]) / 2
+    hessian = problem.derivatives(theta)[1]
+    return float(np.linalg.slogdet(hessian)[1] - np.linalg.slogdet(problem.penalty)[1]) / 2
 
 
 def binned(x: FloatArray, y: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
