@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from within_pipelines.assets import features, lake, publishing, regions, scoring, training
+from within_pipelines.assets import anomalies, features, health, lake, publishing, regions, scoring, training
 
 NIGHTLY_GROUPS = ("lake", "features", "scoring", "publishing")
 
@@ -21,14 +21,14 @@ performance_job = dg.define_asset_job(
 nightly_job = dg.define_asset_job(
     "nightly",
     selection=dg.AssetSelection.groups(*NIGHTLY_GROUPS),
-    description="Everything for the day that ended: ingest, features, scores, publication.",
+    description="Everything for the day that ended: ingest, features, scores, anomalies, health, publication.",
 )
 
 training_job = dg.define_asset_job(
     "training",
     selection=dg.AssetSelection.groups("training"),
-    description="Train, calibrate, evaluate and register the model as of a Monday, ask the gate; factors of regions.",
+    description="Train, calibrate, evaluate and register the models as of a Monday, ask the gate; factors of regions.",
 )
 
 ALL_JOBS = [landing_job, performance_job, nightly_job, training_job]
-ASSETS = [features, lake, publishing, regions, scoring, training]
+ASSETS = [anomalies, features, health, lake, publishing, regions, scoring, training]
