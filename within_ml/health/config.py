@@ -111,6 +111,8 @@ class HealthConfig:
         Trees without improvement on accounts not seen, after which no more are grown.
     step_days : int
         Days from one training row of an account to its next.
+    max_rows : int
+        Of more training rows those without the outcome are sampled.
     confidence : float
         Of the intervals of the risk of churn.
     false_alarm_rate : float
@@ -133,6 +135,7 @@ class HealthConfig:
     colsample_bytree: float = 0.7
     early_stopping_rounds: int = 40
     step_days: int = 7
+    max_rows: int = 20_000
     confidence: float = 0.9
     false_alarm_rate: float = 0.1
     min_effect: float = 0.005
@@ -160,5 +163,7 @@ class HealthConfig:
             return value
         given, names = dict(value or {}), [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if unknown := sorted(set(given) - set(names)):
-            raise InputError(f"The hyperparameters of account health are {', '.join(names)}; unknown: {shown(unknown)}.")
+            raise InputError(
+                f"The hyperparameters of account health are {', '.join(names)}; unknown: {shown(unknown)}."
+            )
         return cls(**given)

@@ -17,11 +17,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from within_ml.calibration.spline import SplineCalibrator
+from within_ml.calibration.log_odds import LogOddsCalibrator
 from within_ml.ensemble.weights import simplex_weights
 from within_ml.errors import ModelFormatError, NotFittedError
 from within_ml.explain.contributions import Contributions, combined, tree_contributions
 from within_ml.health.additive import AdditiveLogit
+from within_ml.health.calibrating import calibrator_from_dict, fit_calibrator
 from within_ml.health.config import HealthConfig, HealthModelType
 from within_ml.health.encoding import TableEncoder
 from within_ml.metrics import row_log_loss
@@ -92,28 +93,29 @@ class RiskModel:
     ) -> Self:
         """Fit on a table X, outcomes y (0 or 1) and weights w, shape (n,); rows of one group stay together."""
         w = np.ones(len(y)) if w is None else w
-        group = np.arange(len(y)) if groups is None else pd.factorize(np.asarray(groups, dtype=object))[0]
-        order = _order(X, y, group) if groups is None else np.arange(len(y))
+        labels = np.arange(len(y)) if groups is None else np.asarray(groups)
+        group = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+        kept, share = thinned(y, group, self.config.max_rows, self.config.random_state)
         self.encoder_ = TableEncoder().fit(X)
-        numbers = self.encoder_.transform(X)[order]
-        y, w, group = y[order], w[order], group[order]
-        events, others = (np.unique(group[(y == outcome) & (w > 0)]).size for outcome in (1, 0))
         self.level_ = float(logit((w @ y + _LEVEL) / (w.sum() + 2 * _LEVEL)))
+        numbers, y, w, group = self.encoder_.transform(X.iloc[kept]), y[kept], w[kept] * share, group[kept]
         self.folds_: list[dict[str, Any]] = []
         self.members_: dict[str, Any] = {}
         self.weights_: dict[str, float] = {}
-        self.out_of_fold_ = np.full(len(y), self.level_)
-        self.calibrator_: SplineCalibrator | None = None
+        self.fold_of_: dict[Any, int] = {}
+        """Group → fold of the fit; not saved."""
+        self.calibrator_: LogOddsCalibrator | None = None
         self.evidence_ = Evidence.MEMBERS
+        events, others = (np.unique(group[(y == outcome) & (w > 0)]).size for outcome in (1, 0))
         if min(events, others) < _MIN_EVENTS or not self.encoder_.features_:
-            logger.warning("risk: %d groups with the outcome and %d without: the level is all there is", events, others)
+            logger.warning("risk: %d groups with the outcome, %d without: the level is all there is", events, others)
             self.evidence_ = Evidence.LEVEL
             return self
         folds = grouped_folds(y * (w > 0), group, min(self.config.folds, events, others), self.config.random_state)
         out = self._fit_folds(numbers, y, w, folds)
         self._weigh(out, y, w / _repeats(y, w, group))
         self.members_ = self._fit_members(numbers, y, w, self.settings_)
-        self.out_of_fold_ = self.out_of_fold_[np.argsort(order)]
+        self.fold_of_ = dict(zip(labels[kept].tolist(), folds.tolist(), strict=True))
         return self
 
     def _fit_folds(self, X: FloatArray, y: FloatArray, w: FloatArray, folds: Integers) -> dict[str, FloatArray]:
@@ -147,9 +149,7 @@ class RiskModel:
         self.settings_["n_estimators"] = count
         return {"additive": by_ridge[best], "boosted": boosted}
 
-    def _fit_members(
-        self, X: FloatArray, y: FloatArray, w: FloatArray, settings: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _fit_members(self, X: FloatArray, y: FloatArray, w: FloatArray, settings: Mapping[str, Any]) -> dict[str, Any]:
         members: dict[str, Any] = {"additive": AdditiveLogit(ridge=settings["ridge"]).fit(X, y, w)}
         if self.kind is HealthModelType.BOOSTED:
             members["boosted"] = self._boosted(y, w, n_estimators=settings["n_estimators"]).fit(X, y, w)
@@ -179,15 +179,15 @@ class RiskModel:
         shares = simplex_weights(margins, y, w) if len(out) > 1 else np.ones(1)
         self.weights_ = dict(zip(out, shares.tolist(), strict=True))
         self.out_of_fold_ = margins @ shares
-        quiet = logging.getLogger("within_ml.calibration.log_odds")
-        level, quiet_level = logging.ERROR, quiet.level
-        quiet.setLevel(level)
-        try:
-            self.calibrator_ = SplineCalibrator(overdispersion=False).fit(expit(self.out_of_fold_), y, w)
-        finally:
-            quiet.setLevel(quiet_level)
+        self.calibrator_ = fit_calibrator(expit(self.out_of_fold_), y, w)
 
     # ---- predicting
+
+    @property
+    def average(self) -> float:
+        """The share of the rows with the outcome."""
+        self._require_fitted()
+        return float(expit(self.level_))
 
     def margin(self, X: pd.DataFrame) -> FloatArray:
         """Return the log-odds before calibration, shape (n,)."""
@@ -302,7 +302,7 @@ class RiskModel:
             model.encoder_ = TableEncoder.from_dict(state["encoder"])
             model.evidence_, model.level_ = Evidence(state["evidence"]), float(state["level"])
             model.weights_ = {str(name): float(share) for name, share in state["weights"].items()}
-            model.calibrator_ = SplineCalibrator.from_dict(state["calibrator"]) if state["calibrator"] else None
+            model.calibrator_ = calibrator_from_dict(state["calibrator"]) if state["calibrator"] else None
             sets: list[dict[str, Any]] = [{"additive": AdditiveLogit.from_dict(one)} for one in state["additive"]]
             for i in range(int(state["boosted"])):
                 sets[i]["boosted"] = BoostedRate.load(folder / f"boosted_{i}")
@@ -342,5 +342,17 @@ def _repeats(y: FloatArray, w: FloatArray, group: Integers) -> float:
     return float(max(there.sum() / max(np.unique(group[there]).size, 1), 1.0))
 
 
-def _order(X: pd.DataFrame, y: FloatArray, group: Integers) -> Integers:
-    return np.arange(len(y))
+def thinned(y: FloatArray, group: Integers, most: int, random_state: int) -> tuple[Integers, FloatArray]:
+    """Return the rows to fit on and what each stands for: of many rows without the outcome every n-th.
+
+    Rows with the outcome all stay, so that a rare one loses nothing (case-control sampling, its weights undone).
+    """
+    n = len(y)
+    if n <= most:
+        return np.arange(n), np.ones(n)
+    others = np.flatnonzero(y == 0)
+    wanted = max(most - (n - others.size), min(others.size, most // 2))
+    chosen = np.random.default_rng(random_state).permutation(others)[:wanted]
+    kept = np.sort(np.concatenate([np.flatnonzero(y != 0), chosen]))
+    share = np.where(y[kept] == 0, others.size / max(wanted, 1), 1.0)
+    return kept, share
