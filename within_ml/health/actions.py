@@ -143,7 +143,7 @@ def plausible_ranges(X: pd.DataFrame) -> dict[str, tuple[float, float]]:
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> FloatArray:
-    return frame[name].to_numpy(np.float64, na_value=np.nan)
+    return np.asarray(frame[name].to_numpy(np.float64, na_value=np.nan))
 
 
 def _bounded(

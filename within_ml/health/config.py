@@ -77,7 +77,7 @@ class RiskThresholds:
         InputError
             If a level is unknown, or the numbers are not three that rise.
         """
-        if isinstance(value, cls):
+        if isinstance(value, RiskThresholds):
             return value
         if value is None:
             return cls()

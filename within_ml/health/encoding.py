@@ -80,7 +80,7 @@ class TableEncoder:
             twice = sorted({name for name in names if names.count(name) > 1})
             raise InputError(f"Columns must have different names, however: {shown(twice)} more than once.")
         found = {name: _column(name, X.iloc[:, i]) for i, name in enumerate(names)}
-        self.columns_ = tuple(found[name] for name in sorted(found) if found[name] is not None)  # type: ignore[misc]
+        self.columns_ = tuple(column for _, column in sorted(found.items()) if column is not None)
         self.left_out_ = sorted(name for name, column in found.items() if column is None)
         self._name()
         return self
@@ -182,7 +182,7 @@ def _numbers(values: pd.Series, *, share: float = _NUMBER_SHARE) -> FloatArray |
 
 def _by_place(values: pd.Series) -> FloatArray:
     texts = values.astype(object).where(values.notna(), None).map(lambda v: v if v is None else str(v).strip())
-    return pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+    return np.asarray(pd.to_numeric(texts, errors="coerce").to_numpy(np.float64))
 
 
 def _texts(values: pd.Series) -> NDArray[np.object_]:

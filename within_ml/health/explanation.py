@@ -85,7 +85,7 @@ def factors_of(
     return found
 
 
-def _factor(  # noqa: PLR0913 - all that a factor tells
+def _factor(
     group: str,
     feature: str,
     X: pd.DataFrame,

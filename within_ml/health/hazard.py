@@ -172,8 +172,7 @@ class ChurnHazard:
         """Return probabilities and their bounds, each of shape (n, len(days)).
 
         The bounds are those of the account's true risk as far as the choice of accounts in the fit moves it: normal on
-        the log-odds, with the delete-a-group jackknife's standard error and the evidence of the level, one event's worth
-        at least.
+        the log-odds, with the delete-a-group jackknife's standard error and that of a level known by so many events.
         """
         t = _checked_days(days)
         p = self.probability(X, t)
@@ -243,7 +242,7 @@ def _within(hazards: FloatArray, days: float) -> FloatArray:
     # Beyond the last interval its daily hazard goes on.
     share[-1] = max((days - starts[-1]) / (ends[-1] - starts[-1]), 0.0)
     stays = (np.log1p(-np.clip(hazards, 0.0, 1 - _SMALLEST)) * share).sum(axis=1)
-    return np.clip(-np.expm1(stays), _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.clip(-np.expm1(stays), _SMALLEST, 1 - _SMALLEST), dtype=np.float64)
 
 
 def _base_hazards(ahead: Integers, left: FloatArray, place: Integers) -> FloatArray:

@@ -1,5 +1,4 @@
-"""From daily performance to rows of accounts: indicators of each day, and of the days that a model learns from, what became
-of them.
+"""From daily performance to rows of accounts: the indicators of a day, and what became of the account after it.
 
 How indicators and states are computed is in `indicators` and `labels`; which columns a model takes, in `predictor`.
 """
@@ -138,7 +137,7 @@ def account_rows(
     last = _last_day(rows, dates)
     grid = daily_grid(rows, last=last)
     states = account_states(grid, accounts)
-    found = account_indicators(rows, accounts, last=last.item())
+    found = account_indicators(rows, accounts, last=pd.Timestamp(last).date())
     day = (found["date"].to_numpy().astype("datetime64[D]") - grid.first).astype(np.int64)
     if step_days is not None:
         chosen = (grid.shape[1] - 1 - day) % step_days == 0

@@ -79,7 +79,7 @@ def account_states(grid: DailyGrid, accounts: pd.DataFrame | None = None) -> Acc
     (20, 49)
     """
     active = (grid.metrics["impressions"] > 0) | (grid.metrics["spend"] > 0)
-    n, days = active.shape
+    days = active.shape[1]
     day = np.arange(days)
     last_active = np.maximum.accumulate(np.where(active, day, -1), axis=1)
     next_active = np.minimum.accumulate(np.where(active, day, days)[:, ::-1], axis=1)[:, ::-1]
@@ -103,7 +103,7 @@ def efficiency(grid: DailyGrid) -> FloatArray:
     has_money = (priced.sum(axis=1) > shown.sum(axis=1) / 2)[:, None]
     roas = np.divide(revenue, spend, out=np.full(spend.shape, np.nan), where=priced)
     ctr = np.divide(grid.metrics["clicks"], grid.metrics["impressions"], out=np.full(spend.shape, np.nan), where=shown)
-    return np.where(has_money, roas, ctr)
+    return np.asarray(np.where(has_money, roas, ctr), dtype=np.float64)
 
 
 def _fallen(values: FloatArray) -> BoolArray:

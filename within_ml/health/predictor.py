@@ -27,7 +27,7 @@ from within_ml.estimators import checked_weight
 from within_ml.explain.contributions import Contributions
 from within_ml.health import told
 from within_ml.health.actions import Recommendation, plausible_ranges, recommend
-from within_ml.health.config import HORIZONS, HealthConfig, HealthModelType, RiskThresholds
+from within_ml.health.config import HealthConfig, HealthModelType, RiskThresholds
 from within_ml.health.encoding import as_table
 from within_ml.health.explanation import Explanation, factors_of, typical_values
 from within_ml.health.hazard import ChurnHazard
@@ -36,14 +36,12 @@ from within_ml.health.history import (
     KEYS,
     LABEL,
     NO_HISTORY,
-    AccountRows,
     account_rows,
     checked_accounts,
     read_daily,
     wanted_dates,
     without_rows,
 )
-from within_ml.health.indicators import INDICATORS
 from within_ml.health.risk import RiskModel
 from within_ml.health.state import read_state, write_state
 from within_ml.health.warnings import WarningReport, alarm_threshold, warning_report
@@ -67,7 +65,7 @@ class AccountHealthPredictor(BaseMLModel):
     a row. Two models of indicators of the account's daily performance::
 
         bad state within the window   additive logistic model and trees, weighed and calibrated (`RiskModel`)
-        leaving within t days         the same on account-weeks × intervals ahead: a discrete-time hazard (`ChurnHazard`)
+        leaving within t days         the same on account-weeks × intervals ahead: discrete hazards (`ChurnHazard`)
 
     All that is chosen is chosen on accounts that the chosen thing was not fitted on.
 
@@ -196,7 +194,7 @@ class AccountHealthPredictor(BaseMLModel):
         frame, label, _ = rows.labelled(self.time_window)
         if not len(frame):
             raise InputError(
-                f"account_data must hold more than {self.time_window} days, so that what became of an account is known; "
+                f"account_data must reach over more than {self.time_window} days, so that outcomes are known; "
                 f"however: {_span(account_data)}."
             )
         features = self._chosen(frame.drop(columns=[*KEYS, GONE]))
@@ -316,8 +314,8 @@ class AccountHealthPredictor(BaseMLModel):
         Returns
         -------
         DataFrame or Series
-            ``account_id``, ``date`` and ``churn_risk_14d``, ``_30d``, ``_90d``, each also ``_lower`` and ``_upper``: the
-            interval of the true risk, see `ChurnHazard.intervals`. Of a table its rows' probabilities, a series
+            ``account_id``, ``date`` and ``churn_risk_14d``, ``_30d``, ``_90d``, each also ``_lower`` and ``_upper``:
+            the interval of the true risk, see `ChurnHazard.intervals`. Of a table its rows' probabilities, a series
             ``churn_risk`` with the table's index.
         """
         self._require_fitted()
@@ -349,7 +347,7 @@ class AccountHealthPredictor(BaseMLModel):
         account_features: pd.DataFrame | None = None,
         dates: Any = None,
     ) -> pd.DataFrame:
-        """Return the rows of ``account_health`` for the wanted days; arguments as in `features`, columns as in `score`."""
+        """Return ``account_health`` of the wanted days; arguments as in `features`, columns as in `score`."""
         self._require_fitted()
         return self.score(
             self.features(account_data, accounts=accounts, account_features=account_features, dates=dates)

@@ -1,6 +1,6 @@
-"""The probability of one outcome per row of any table: an additive logistic model and boosted trees, weighed, calibrated.
+"""The probability of one outcome per row of any table: an additive logistic model and trees, weighed and calibrated.
 
-Rows, columns and the outcome mean nothing here; what they are for accounts stands in `outcomes` and `predictor`.
+Rows, columns and the outcome mean nothing here; what they are for accounts stands in `labels` and `predictor`.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class RiskModel:
         return combined(parts, weights).grouped(self.encoder_.sources)
 
     def importance(self) -> dict[str, float]:
-        """Share of each column: of the trees' loss reduction and of the additive parts' size, by the members' weights."""
+        """Share of each column: of the trees' loss reduction and of the additive terms' size, by weight."""
         self._require_fitted()
         names, found = self.encoder_.features_, dict.fromkeys((c.name for c in self.encoder_.columns_), 0.0)
         if not self.members_:

@@ -36,7 +36,7 @@ class WarningReport:
     median_lead_days : float
         Median days from the first warning to the day the account left; 0 for one without a warning.
     leads : DataFrame
-        ``account_id``, ``left_date``, ``first_warning`` (NaT without one), ``lead_days``, one row per account that left.
+        Of each account that left ``account_id``, ``left_date``, ``first_warning`` (NaT without one), ``lead_days``.
     """
 
     threshold: float
