@@ -21,8 +21,8 @@ _COUNT_SPREAD, _RATE_SPREAD = 0.25, 0.10
 _COUNT_SHIFT, _RATE_SHIFT = 0.30, 0.20
 """Ordinary relative shift of all that is not the cause, as on another weekday (standard deviation of the log)."""
 
-_SET_COST, _ELEMENT_COST = 0.5, 1.0
-"""Log-likelihood that a set must gain over the whole, and each element of it after the first, beyond its choice."""
+_ELEMENT_COST = 2.0
+"""Log-likelihood that each element of a set after the first must gain, beyond its choice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Cells:
         outside = ~inside
         log_factor = np.log(self._factor(outside))
         cost += self._deviance(outside) / 2 + (log_factor / self.shift) ** 2 / 2
-        return float(cost + log(comb(choices, elements)) + _SET_COST + _ELEMENT_COST * (elements - 1))
+        return float(cost + log(comb(choices, elements)) + _ELEMENT_COST * (elements - 1))
 
     def _factor(self, chosen: Mask) -> float:
         return float((self.actual[chosen].sum() + 0.5) / (self.expected[chosen].sum() + 0.5))

@@ -1,16 +1,16 @@
 """Which campaigns, ads, regions or audiences explain that a metric is not what was expected.
 
 Frames in, causes out: the change is split exactly along each dimension (`decomposition`), Adtributor's explanatory
-power and surprise propose sets of elements, and the set that describes all cells best is named first (`ripple`). Finding
-that a day is odd does not belong here.
+power and surprise propose sets of elements, and the set that describes all cells best is named first (`ripple`).
+Finding that a day is odd does not belong here.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date as Date
 from types import MappingProxyType
 
 import numpy as np
@@ -60,8 +60,12 @@ WHOLE_ACCOUNT = "whole account"
 """Dimension of a cause that has no elements: everything changed alike."""
 
 _NESTED = ("platform", "campaign_id", "ad_group_id", "ad_id")
-_PREFERENCE = ("campaign_id", WHOLE_ACCOUNT, "platform", "ad_group_id", "ad_id")
-"""Of descriptions that mean the same cells the first is told; an account's only campaign is told as the campaign."""
+_PRIOR = MappingProxyType({"campaign_id": 0.0, WHOLE_ACCOUNT: 1.5, "platform": 2.0, "ad_group_id": 2.0, "ad_id": 3.0})
+_OTHER_PRIOR = 4.0
+"""Log-likelihood that a dimension must gain over campaigns, where budgets, bids, pages and rejections happen.
+
+Of descriptions that mean the same cells the one with the least is told: an account's only campaign as the campaign.
+"""
 
 _MIN_SHARE, _ENOUGH_SHARE, _MAX_ELEMENTS = 0.10, 0.67, 5
 """Adtributor's thresholds: an element must explain a tenth, and two thirds are enough (section 5.1 of the paper)."""
@@ -116,12 +120,12 @@ class _Change:
 
 def baseline_and_day(
     frame: pd.DataFrame,
-    date: Date,
+    date: dt.date,
     metric: str,
     baseline_days: int = 28,
     *,
     dimensions: Sequence[str] | None = None,
-    first: Date | None = None,
+    first: dt.date | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return what was expected and what came, per combination of dimensions, for `root_causes`.
 
@@ -158,7 +162,7 @@ def baseline_and_day(
     --------
     >>> frame = pd.DataFrame({"date": pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-03"]),
     ...                       "campaign_id": "c", "clicks": [4.0, 6.0, 20.0]})
-    >>> [part["clicks"].tolist() for part in baseline_and_day(frame, Date(2024, 1, 3), "clicks")]
+    >>> [part["clicks"].tolist() for part in baseline_and_day(frame, dt.date(2024, 1, 3), "clicks")]
     [[5.0], [20.0]]
     """
     wanted = _dimensions(frame, dimensions)
@@ -170,8 +174,8 @@ def baseline_and_day(
             f"{baseline_days}."
         )
     days = pd.to_datetime(frame["date"]).to_numpy().astype("datetime64[D]").astype(np.int64)
-    start = (first - Date(1970, 1, 1)).days
-    end = (date - Date(1970, 1, 1)).days
+    start = (first - dt.date(1970, 1, 1)).days
+    end = (date - dt.date(1970, 1, 1)).days
     before = (days >= start - baseline_days) & (days < start)
     during = (days >= start) & (days <= end)
     actual = _summed(frame[during], wanted, columns)
@@ -256,19 +260,10 @@ def root_causes(
         return ()
     cells = _cells(change)
     whole = np.ones(len(change.expected), dtype=np.bool_)
-    proposals = [(cells.cost(whole, 0, 0), _place(WHOLE_ACCOUNT), WHOLE_ACCOUNT, _whole(change), whole)]
-    for number, dimension in enumerate(change.dimensions):
-        proposal = _best_set(change, cells, number)
-        if proposal is not None:
-            proposals.append((proposal[0], _place(dimension), dimension, proposal[1], proposal[2]))
-    proposals.sort(key=lambda p: (round(p[0], 6), p[1], p[2]))
-    told: list[Cause] = []
-    covered: set[bytes] = set()
-    for _, _, _, cause, inside in proposals:
-        if inside.tobytes() not in covered:
-            covered.add(inside.tobytes())
-            told.append(cause)
-    return tuple(told)
+    proposals = [_Proposal(cells.cost(whole, 0, 0), WHOLE_ACCOUNT, np.empty(0, dtype=np.int64), whole)]
+    for number in range(len(change.dimensions)):
+        proposals += _best_set(change, cells, number)
+    return tuple(_told(change, proposal) for proposal in _ranked(proposals))
 
 
 def to_json(causes: Iterable[Cause]) -> str:
@@ -280,51 +275,73 @@ def to_json(causes: Iterable[Cause]) -> str:
     return json.dumps([asdict(cause) for cause in causes], ensure_ascii=False)
 
 
-def _best_set(change: _Change, cells: Cells, number: int) -> tuple[float, Cause, NDArray[np.bool_]] | None:
-    """Return cost, cause and cells of the best set of one dimension, or None if no element explains enough."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Proposal:
+    """A set of elements (numbers in its dimension), the cells that it means and how badly it describes the change."""
+
+    cost: float
+    dimension: str
+    elements: Codes
+    inside: NDArray[np.bool_]
+
+    @property
+    def prior(self) -> float:
+        return _PRIOR.get(self.dimension, _OTHER_PRIOR)
+
+
+def _ranked(proposals: list[_Proposal]) -> list[_Proposal]:
+    """Keep the most usual name of each set of cells, best description first."""
+    kept: dict[bytes, _Proposal] = {}
+    for proposal in sorted(proposals, key=lambda p: (p.prior, p.dimension)):
+        kept.setdefault(proposal.inside.tobytes(), proposal)
+    return sorted(kept.values(), key=lambda p: (round(p.cost + p.prior, 6), p.prior, p.dimension))
+
+
+def _best_set(change: _Change, cells: Cells, number: int) -> list[_Proposal]:
+    """Return the best set of one dimension, or none if no element explains enough."""
     codes, names = change.codes[number], change.names[number]
-    sums = [_by_element(codes, values, len(names)) for values in _values(change)]
-    shares = explained_shares(*sums)
+    shares, surprise, _ = _judged(change, codes, len(names))
+    enough = np.flatnonzero(shares > _MIN_SHARE)
+    order = enough[np.lexsort((enough, -shares[enough], -surprise[enough]))][:_MAX_ELEMENTS]
+    tried = [order[:size] for size in range(2, order.size + 1)]
+    # All elements of a dimension are the whole account, unless it has but one.
+    tried = [order[place : place + 1] for place in range(order.size)] + [t for t in tried if len(t) < len(names)]
+    proposals = []
+    for chosen in tried:
+        inside = np.isin(codes, chosen)
+        cost = cells.cost(inside, len(chosen), len(names))
+        proposals.append(_Proposal(cost, change.dimensions[number], chosen, inside))
+    return [min(proposals, key=lambda p: p.cost)] if proposals else []
+
+
+def _judged(change: _Change, codes: Codes, count: int) -> tuple[FloatArray, FloatArray, Parts]:
+    """Return share explained, surprise and parts per element."""
+    sums = [_by_element(codes, values, count) for values in _values(change)]
     surprise = surprises(sums[0], sums[1])
     if len(sums) == 4:
         surprise = surprise + surprises(sums[2], sums[3])
-    enough = np.flatnonzero(shares > _MIN_SHARE)
-    order = enough[np.lexsort((enough, -shares[enough], -surprise[enough]))][:_MAX_ELEMENTS]
-    if order.size == 0:
-        return None
-    tried = [order[:size] for size in range(1, order.size + 1)]
-    tried += [order[place : place + 1] for place in range(1, order.size)]
-    # All elements of a dimension are the whole account, unless it runs but one.
-    tried = [chosen for chosen in tried if len(chosen) == 1 or len(chosen) < len(names)]
-    inside = [np.isin(codes, chosen) for chosen in tried]
-    costs = [cells.cost(mask, len(chosen), len(names)) for mask, chosen in zip(inside, tried, strict=True)]
-    best = int(np.argmin(costs))
-    chosen = tried[best]
-    parts = _parts(sums)
-    cause = _cause(
-        change,
-        change.dimensions[number],
-        tuple(names[i] for i in chosen),
-        (float(shares[chosen].sum()), float(surprise[chosen].sum())),
-        (float(parts.mix[chosen].sum()), float(parts.rate[chosen].sum())),
+    return explained_shares(*sums), surprise, _parts(sums)
+
+
+def _told(change: _Change, proposal: _Proposal) -> Cause:
+    if proposal.dimension == WHOLE_ACCOUNT:
+        codes, names, chosen = np.zeros(len(change.expected), np.int64), (WHOLE_ACCOUNT,), np.zeros(1, np.int64)
+        elements: tuple[str, ...] = ()
+    else:
+        number = change.dimensions.index(proposal.dimension)
+        codes, names, chosen = change.codes[number], change.names[number], proposal.elements
+        elements = tuple(names[i] for i in chosen)
+    shares, surprise, parts = _judged(change, codes, len(names))
+    mix, rate = float(parts.mix[chosen].sum()), float(parts.rate[chosen].sum())
+    return Cause(
+        proposal.dimension,
+        elements,
+        float(shares[chosen].sum()),
+        float(surprise[chosen].sum()),
+        mix,
+        rate,
+        _sentence(change, proposal.dimension, elements, (mix, rate)),
     )
-    return costs[best], cause, inside[best]
-
-
-def _whole(change: _Change) -> Cause:
-    sums = [np.array([values.sum()]) for values in _values(change)]
-    effect = float(_parts(sums).total.sum())
-    return _cause(change, WHOLE_ACCOUNT, (), (1.0, 0.0), (0.0, effect))
-
-
-def _cause(
-    change: _Change,
-    dimension: str,
-    elements: tuple[str, ...],
-    share_and_surprise: tuple[float, float],
-    effects: tuple[float, float],
-) -> Cause:
-    return Cause(dimension, elements, *share_and_surprise, *effects, _sentence(change, dimension, elements, effects))
 
 
 def _sentence(change: _Change, dimension: str, elements: tuple[str, ...], effects: tuple[float, float]) -> str:
@@ -370,10 +387,6 @@ def _cells(change: _Change) -> Cells:
         return count_cells(change.expected, change.actual, parent, change.unit)
     chain.append(np.arange(len(change.expected)))
     return rate_cells(change.expected, change.expected_base, change.actual, change.actual_base, chain, change.unit)
-
-
-def _place(dimension: str) -> int:
-    return _PREFERENCE.index(dimension) if dimension in _PREFERENCE else len(_PREFERENCE)
 
 
 def _change(expected: pd.DataFrame, actual: pd.DataFrame, metric: str, dimensions: tuple[str, ...]) -> _Change | None:
