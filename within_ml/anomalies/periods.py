@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from within_ml.errors import InputError, shown
 
 Codes = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 ABSENT = "(none)"
 """Name of the element of rows without one."""
@@ -45,6 +47,9 @@ METRICS = MappingProxyType(
     }
 )
 """Numerator and denominator of each metric; counts have no denominator."""
+
+MONEY_EVENTS = MappingProxyType({"spend": "clicks", "revenue": "conversions"})
+"""What money comes in: its noise is that of its events."""
 
 
 def baseline_and_day(
@@ -102,45 +107,69 @@ def baseline_and_day(
             f"baseline_and_day needs first <= date and baseline_days of at least 1; they are {first}, {date} and "
             f"{baseline_days}."
         )
+    events = MONEY_EVENTS.get(columns[0])
+    columns += [events] if events is not None and events in frame.columns and events not in columns else []
     days = pd.to_datetime(frame["date"]).to_numpy().astype("datetime64[D]").astype(np.int64)
     start = (first - dt.date(1970, 1, 1)).days
     end = (date - dt.date(1970, 1, 1)).days
     before = (days >= start - baseline_days) & (days < start)
     during = (days >= start) & (days <= end)
-    actual = _summed(frame[during], wanted, columns)
-    actual[columns] /= max(np.unique(days[during]).size, 1)
-    return _expected(frame[before], days[before], start, wanted, columns), actual
+    coming = _Coded.of(frame.loc[during, [*wanted, *columns]], wanted)
+    actual = coming.summed(columns) / max(np.unique(days[during]).size, 1)
+    past = _Coded.of(frame.loc[before, [*wanted, *columns]], wanted)
+    return _expected(past, days[before], columns), coming.table(columns, actual)
 
 
-def _expected(frame: pd.DataFrame, days: Codes, start: int, dimensions: list[str], columns: list[str]) -> pd.DataFrame:
-    """Average each element over the days since it appeared, and leave out what had gone before the day."""
-    if frame.empty:
-        return _summed(frame, dimensions, columns)
-    seen = np.unique(days)
-    place = np.searchsorted(seen, days)
-    keys = [frame[name].astype(object).where(frame[name].notna(), ABSENT) for name in dimensions]
-    table = frame[columns].astype(np.float64).fillna(0.0).assign(**dict(zip(dimensions, keys, strict=True)))
-    table["_first"], table["_last"], table["_place"] = place, place, place
-    if not dimensions:
-        return table[columns].sum().to_frame().T / seen.size
-    groups = table.groupby(dimensions, sort=True, dropna=False)
-    result = groups[columns].sum()
-    begun, ended = groups["_first"].min().to_numpy(), groups["_last"].max().to_numpy()
-    shown_on = groups["_place"].nunique().to_numpy()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Coded:
+    """Rows with the number of their combination of elements, ``cell``, and one row of each combination."""
+
+    frame: pd.DataFrame
+    dimensions: list[str]
+    cell: Codes
+    example: Codes
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, dimensions: list[str]) -> _Coded:
+        cell = np.zeros(len(frame), dtype=np.int64)
+        example = np.arange(min(len(frame), 1))
+        for name in dimensions:
+            codes, names = pd.factorize(frame[name], use_na_sentinel=False)
+            _, example, cell = np.unique(cell * max(len(names), 1) + codes, return_index=True, return_inverse=True)
+        return cls(frame, dimensions, cell, example)
+
+    def summed(self, columns: list[str]) -> FloatArray:
+        """Return the sums per cell, shape (cells, columns); what is missing counts as 0."""
+        sums = [
+            np.bincount(self.cell, weights=np.nan_to_num(_numbers(self.frame[name])), minlength=len(self.example))
+            for name in columns
+        ]
+        return np.column_stack(sums).astype(np.float64)
+
+    def table(self, columns: list[str], values: FloatArray) -> pd.DataFrame:
+        """Return one row per cell with its elements."""
+        names = self.frame[self.dimensions].iloc[self.example].reset_index(drop=True)
+        return names.assign(**{column: values[:, i] for i, column in enumerate(columns)})
+
+
+def _expected(past: _Coded, days: Codes, columns: list[str]) -> pd.DataFrame:
+    """Average each cell over the days since it appeared, and leave out what had gone before the day."""
+    seen, place = np.unique(days, return_inverse=True)
+    n = len(past.example)
+    begun, ended = np.full(n, seen.size), np.full(n, -1)
+    np.minimum.at(begun, past.cell, place)
+    np.maximum.at(ended, past.cell, place)
+    met = np.unique(past.cell * max(seen.size, 1) + place) // max(seen.size, 1)
+    presence = np.bincount(met, minlength=n) / (ended - begun + 1)
     silent = seen.size - 1 - ended
-    presence = shown_on / (ended - begun + 1)
     # Silent for longer than its own gaps would make it one time in twenty: it had ended before.
-    gone = (silent > 0) & ((1 - presence) ** silent < 0.05)
-    result[columns] = result[columns].to_numpy() / (seen.size - begun)[:, None]
-    return result[~gone].reset_index()
+    stays = (silent == 0) | ((1 - presence) ** silent >= 0.05)
+    values = past.summed(columns) / (seen.size - begun)[:, None]
+    return past.table(columns, values)[stays].reset_index(drop=True)
 
 
-def _summed(frame: pd.DataFrame, dimensions: list[str], columns: list[str]) -> pd.DataFrame:
-    numbers = frame[columns].astype(np.float64).fillna(0.0)
-    if not dimensions:
-        return numbers.sum().to_frame().T
-    keys = [frame[name].astype(object).where(frame[name].notna(), ABSENT) for name in dimensions]
-    return numbers.groupby(keys, sort=True).sum().rename_axis(dimensions).reset_index()
+def _numbers(values: pd.Series) -> FloatArray:
+    return np.asarray(values.to_numpy(np.float64, na_value=np.nan), dtype=np.float64)
 
 
 def metric_columns(frame: pd.DataFrame, metric: str) -> list[str]:

@@ -24,7 +24,15 @@ from within_ml.anomalies.decomposition import (
     rate_parts,
     surprises,
 )
-from within_ml.anomalies.periods import ABSENT, DIMENSIONS, METRICS, baseline_and_day, dimension_columns, metric_columns
+from within_ml.anomalies.periods import (
+    ABSENT,
+    DIMENSIONS,
+    METRICS,
+    MONEY_EVENTS,
+    baseline_and_day,
+    dimension_columns,
+    metric_columns,
+)
 from within_ml.anomalies.ripple import Cells, count_cells, rate_cells
 from within_ml.errors import InputError, shown
 
@@ -45,8 +53,6 @@ Of descriptions that mean the same cells the one with the least is told: an acco
 
 _MIN_SHARE, _ENOUGH_SHARE, _MAX_ELEMENTS = 0.10, 0.67, 5
 """Adtributor's thresholds: an element must explain a tenth, and two thirds are enough (section 5.1 of the paper)."""
-
-_MONEY_EVENTS = MappingProxyType({"spend": "clicks", "revenue": "conversions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +281,11 @@ def _change(expected: pd.DataFrame, actual: pd.DataFrame, metric: str, dimension
     columns = metric_columns(expected, metric)
     for frame in (expected, actual):
         _check(frame, dimensions, metric_columns(frame, metric))
-    extra = _MONEY_EVENTS.get(columns[0])
+    extra = MONEY_EVENTS.get(columns[0])
     has_events = extra is not None and extra in expected.columns and extra in actual.columns
     taken = list(dict.fromkeys([*columns, *([extra] if has_events and extra else [])]))
     both = pd.concat([expected[[*dimensions, *taken]], actual[[*dimensions, *taken]]], ignore_index=True)
-    factors = [
-        pd.factorize(both[name].astype(object).where(both[name].notna(), ABSENT).astype(str), sort=True)
-        for name in dimensions
-    ]
+    factors = [pd.factorize(both[name].astype(str).where(both[name].notna(), ABSENT), sort=True) for name in dimensions]
     cell = np.zeros(len(both), dtype=np.int64)
     for codes, names in factors:
         cell = np.unique(cell * len(names) + codes, return_inverse=True)[1]
@@ -320,7 +323,7 @@ def _unit(
     columns: list[str], values: list[FloatArray], base: list[FloatArray] | None, events: list[FloatArray] | None
 ) -> float:
     """Return the money that one event brings, 1 for counts of events."""
-    if columns[0] not in _MONEY_EVENTS:
+    if columns[0] not in MONEY_EVENTS:
         return 1.0
     total = sum(v.sum() for v in values)
     if events is None and base is not None and columns[1] == "clicks":
