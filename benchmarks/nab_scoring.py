@@ -131,9 +131,7 @@ class Best:
     score: float
 
 
-def best_threshold(
-    files: Sequence[Labelled], scores: Mapping[str, FloatArray], profile: Profile = STANDARD
-) -> Best:
+def best_threshold(files: Sequence[Labelled], scores: Mapping[str, FloatArray], profile: Profile = STANDARD) -> Best:
     """Return the threshold that scores best over files, among all that their scores have."""
     changes: list[NDArray[np.float64]] = []
     start = 0.0
