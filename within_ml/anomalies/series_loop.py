@@ -124,7 +124,7 @@ def _clipped(v: float, bound: float) -> float:
 
 
 @_compiled
-def judge_rows(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0915, PLR0917 - one loop; numba compiles it as a whole
+def judge_rows(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop; numba compiles it as a whole
     values: FloatArray,
     hours: IntArray,
     week_hours: IntArray,
