@@ -1,0 +1,175 @@
+"""The running state of the watch over all accounts, and its way from one panel of days to judged nights.
+
+What a night computes stands in `nights`; here is who is who: series and accounts by name, the calendar, and episodes,
+so that the days of one anomaly have one id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from within_ml.anomalies.nights import Layout, Memory, Night, change_currency, judge, take_in
+from within_ml.anomalies.panel import Panel
+from within_ml.errors import InputError
+
+Floats = NDArray[np.float64]
+
+PAUSE_DAYS = 2
+"""An anomaly that is gone for at most this many days and comes back is the same one."""
+
+
+@dataclass(slots=True)
+class Episode:
+    """An anomaly that lasts: of an account's metric, or of an account (then without direction)."""
+
+    first: pd.Timestamp
+    last: pd.Timestamp
+    direction: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedNight:
+    """A night with its names: ``facts`` of shape (5, n); the first n series and accounts of the watch took part."""
+
+    date: pd.Timestamp
+    layout: Layout
+    facts: Floats
+    night: Night
+
+
+@dataclass(slots=True)
+class Watch:
+    """All that the next night needs.
+
+    Attributes
+    ----------
+    memory : Memory
+        Levels and tails.
+    part : str or None
+        Dimension of the parts of accounts.
+    keys, accounts, platforms : list
+        Series by (account_id, element) and accounts, in order of their first day; the platform of each series.
+    last : Timestamp or None
+        Newest day taken in.
+    metric_episodes, account_episodes : dict
+        By (account_id, metric), and by account_id.
+    """
+
+    memory: Memory = field(default_factory=Memory.empty)
+    part: str | None = None
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    accounts: list[str] = field(default_factory=list)
+    platforms: list[str] = field(default_factory=list)
+    currencies: list[str] = field(default_factory=list)
+    last: pd.Timestamp | None = None
+    metric_episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)
+    account_episodes: dict[str, Episode] = field(default_factory=dict)
+
+    def run(self, panel: Panel, *, level: float, window: int) -> Iterator[JudgedNight]:
+        """Judge the panel's days one after another and learn each of them.
+
+        Raises
+        ------
+        InputError
+            If the panel begins before the watch's last day has ended, or splits accounts in another way.
+        """
+        self._check(panel)
+        place, ready = self._join(panel)
+        accounts = {name: index for index, name in enumerate(self.accounts)}
+        account = np.array([accounts[name] for name, _ in self.keys], dtype=np.int64)
+        peers = pd.factorize(np.array(self.platforms, dtype=object))[0].astype(np.int64)
+        for index, date in enumerate(panel.days):
+            n = int(ready[index])
+            if n > self.memory.levels.size:
+                self.memory.levels = self.memory.levels.grown(n)
+            facts = np.full((panel.facts.shape[1], n), np.nan)
+            now = place < n
+            facts[:, place[now]] = panel.facts[index][:, now]
+            layout = Layout(account[:n], int(account[:n].max(initial=-1)) + 1, peers[:n], self.part is not None)
+            if panel.currency[index]:
+                self._take_currency(panel.currency[index], layout)
+            weekday = int(date.day_of_week)
+            night = judge(self.memory, layout, facts, weekday, level)
+            yield JudgedNight(date, layout, facts, night)
+            take_in(self.memory, layout, night, facts, weekday, window)
+            self.last = date
+
+    def episode(self, account: str, metric: str, date: pd.Timestamp, direction: str) -> tuple[str, str]:
+        """Return the ids of the anomaly and of the account's event that a flagged value belongs to."""
+        event = _continued(self.account_episodes, account, date, "")
+        anomaly = _continued(self.metric_episodes, (account, metric), date, direction)
+        return (
+            _identity(account, metric, str(anomaly.first.date()), anomaly.direction),
+            _identity(account, "event", str(event.first.date())),
+        )
+
+    def _check(self, panel: Panel) -> None:
+        if self.last is not None and len(panel.days) and panel.days[0] <= self.last:
+            raise InputError(
+                f"New days must come after {self.last.date()}, the baseline's last day, however they begin with "
+                f"{panel.days[0].date()}. Detect over the whole history to take restated days in."
+            )
+        if self.keys and panel.keys and panel.part != self.part:
+            raise InputError(
+                f"The baseline watches accounts by {self.part or 'nothing but account_id'}, however the new rows are by "
+                f"{panel.part or 'nothing but account_id'}. Give the same columns every night."
+            )
+
+    def _join(self, panel: Panel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Append the panel's new series; return their places, and how many series there are on each day."""
+        if not self.keys:
+            self.part = panel.part
+        known = {key: index for index, key in enumerate(self.keys)}
+        old = len(self.keys)
+        born = []
+        for key, platform, first in zip(panel.keys, panel.platforms, panel.first.tolist(), strict=True):
+            if key not in known:
+                known[key] = len(self.keys)
+                self.keys.append(key)
+                self.platforms.append(platform)
+                born.append(first)
+        seen = set(self.accounts)
+        for name, _ in self.keys[old:]:
+            if name not in seen:
+                seen.add(name)
+                self.accounts.append(name)
+        place = np.array([known[key] for key in panel.keys], dtype=np.int64)
+        ready = old + np.searchsorted(np.array(born, dtype=np.int64), np.arange(len(panel.days)), side="right")
+        return place, ready
+
+    def _take_currency(self, told: dict[str, str], layout: Layout) -> None:
+        codes = {name: code for code, name in enumerate(self.currencies)}
+        currency = np.full(layout.accounts, -1.0)
+        for index, account in enumerate(self.accounts[: layout.accounts]):
+            if account in told:
+                if told[account] not in codes:
+                    codes[told[account]] = len(self.currencies)
+                    self.currencies.append(told[account])
+                currency[index] = codes[told[account]]
+        change_currency(self.memory, layout, currency)
+
+
+def _continued(episodes: dict[Any, Episode], key: Any, date: pd.Timestamp, direction: str) -> Episode:
+    episode = episodes.get(key)
+    if (
+        episode is None
+        or episode.direction != direction
+        or (date - episode.last).days > PAUSE_DAYS + 1
+        or date < episode.first
+    ):
+        episode = episodes[key] = Episode(date, date, direction)
+    episode.last = date
+    return episode
+
+
+def _identity(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
