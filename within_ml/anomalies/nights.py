@@ -51,6 +51,11 @@ class Layout:
     peers: Ints
     split: bool
 
+    def until(self, n: int) -> Layout:
+        """Return the layout of the first n series."""
+        account = self.account[:n]
+        return Layout(account, int(account.max(initial=-1)) + 1, self.peers[:n], self.split)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Night:

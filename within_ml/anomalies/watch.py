@@ -82,9 +82,7 @@ class Watch:
         """
         self._check(panel)
         place, ready = self._join(panel)
-        accounts = {name: index for index, name in enumerate(self.accounts)}
-        account = np.array([accounts[name] for name, _ in self.keys], dtype=np.int64)
-        peers = pd.factorize(np.array(self.platforms, dtype=object))[0].astype(np.int64)
+        whole = self._layout(len(self.keys))
         for index, date in enumerate(panel.days):
             n = int(ready[index])
             if n > self.memory.levels.size:
@@ -92,7 +90,7 @@ class Watch:
             facts = np.full((panel.facts.shape[1], n), np.nan)
             now = place < n
             facts[:, place[now]] = panel.facts[index][:, now]
-            layout = Layout(account[:n], int(account[:n].max(initial=-1)) + 1, peers[:n], self.part is not None)
+            layout = whole.until(n)
             if panel.currency[index]:
                 self._take_currency(panel.currency[index], layout)
             weekday = int(date.day_of_week)
@@ -100,6 +98,30 @@ class Watch:
             yield JudgedNight(date, layout, facts, night)
             take_in(self.memory, layout, night, facts, weekday, window)
             self.last = date
+
+    def look(self, panel: Panel, level: float) -> Night:
+        """Judge one day of known accounts as if it came next, and learn nothing; new parts have no baseline.
+
+        Raises
+        ------
+        InputError
+            If the panel splits accounts in another way.
+        """
+        if panel.part != self.part:
+            raise InputError(_other_part(self.part, panel.part))
+        place = {key: index for index, key in enumerate(self.keys)}
+        n = self.memory.levels.size
+        facts = np.full((panel.facts.shape[1], n), np.nan)
+        for column, key in enumerate(panel.keys):
+            if key in place:
+                facts[:, place[key]] = panel.facts[0][:, column]
+        return judge(self.memory, self._layout(n), facts, int(panel.days[0].day_of_week), level)
+
+    def _layout(self, n: int) -> Layout:
+        accounts = {name: index for index, name in enumerate(self.accounts)}
+        account = np.array([accounts[name] for name, _ in self.keys[:n]], dtype=np.int64)
+        peers = pd.factorize(np.array(self.platforms[:n], dtype=object))[0].astype(np.int64)
+        return Layout(account, int(account.max(initial=-1)) + 1, peers, self.part is not None)
 
     def episode(self, account: str, metric: str, date: pd.Timestamp, direction: str) -> tuple[str, str]:
         """Return the ids of the anomaly and of the account's event that a flagged value belongs to."""
@@ -117,10 +139,7 @@ class Watch:
                 f"{panel.days[0].date()}. Detect over the whole history to take restated days in."
             )
         if self.keys and panel.keys and panel.part != self.part:
-            raise InputError(
-                f"The baseline watches accounts by {self.part or 'nothing but account_id'}, however the new rows are by "
-                f"{panel.part or 'nothing but account_id'}. Give the same columns every night."
-            )
+            raise InputError(_other_part(self.part, panel.part))
 
     def _join(self, panel: Panel) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Append the panel's new series; return their places, and how many series there are on each day."""
@@ -154,6 +173,13 @@ class Watch:
                     self.currencies.append(told[account])
                 currency[index] = codes[told[account]]
         change_currency(self.memory, layout, currency)
+
+
+def _other_part(mine: str | None, theirs: str | None) -> str:
+    return (
+        f"The baseline watches accounts by {mine or 'nothing but account_id'}, however the new rows are by "
+        f"{theirs or 'nothing but account_id'}. Give the same columns every night."
+    )
 
 
 def _continued(episodes: dict[Any, Episode], key: Any, date: pd.Timestamp, direction: str) -> Episode:
