@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from within_ml.anomalies.counts import signed_residual
+from within_ml.anomalies.creatives import AdDay, Creatives
 from within_ml.anomalies.metrics import BASE, FACTS, METRICS, NAMES, VALUE
 
 Floats = NDArray[np.float64]
@@ -35,8 +36,10 @@ ACCEPTED_AFTER = 7
 FAR = 3.5
 """Residual from which a day does not count as evidence for the level."""
 
-WALK = 0.05
-"""Standard deviation of a level's relative step from day to day, for a baseline window of 28 days."""
+WALK_SHARE = 1 / 8
+WALK_FLOOR = 0.014**2
+"""Relative variance of a level's step from day to day, for a baseline window of 28 days: a share of the series' own
+variance from day to day, since what varies more wanders more, and a floor."""
 
 FIRST_SPREAD = 0.15
 """Relative standard deviation beyond counting that a series begins with."""
@@ -48,7 +51,9 @@ _WEEKDAY_MEMORY = 0.9
 _PEERS = 8
 _PEER_PRIOR = 4.0
 _CLICK_PRICE_VARIANCE = 0.25
+_ORDER_VARIANCE = 1.2
 _TINY = 1e-9
+_CTR = NAMES.index("ctr")
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +134,13 @@ def values_and_bases(facts: Floats) -> tuple[Floats, Floats]:
     return np.where(missing, np.nan, value), np.where(missing, np.nan, base)
 
 
-def expect(levels: Levels, facts: Floats, weekday: int, peers: Ints) -> Expected:
+def expect(
+    levels: Levels,
+    facts: Floats,
+    weekday: int,
+    peers: Ints,
+    ads: tuple[Creatives, AdDay] | None = None,
+) -> Expected:
     """Return what tonight's values are expected to be, given the nights before and tonight's other series.
 
     Parameters
@@ -142,14 +153,21 @@ def expect(levels: Levels, facts: Floats, weekday: int, peers: Ints) -> Expected
         0 is Monday.
     peers : array of int, shape (n,)
         Series of the same group share what happens to all of them on a day.
+    ads : tuple of Creatives and AdDay, optional
+        The ads behind tonight's clicks, where they are known: ctr is then expected of them.
     """
     value, base = values_and_bases(facts)
-    week = _weekday_factor(levels, weekday)
+    week = weekday_factor(levels, weekday)
     mean = levels.rate * base * week
     unit = _unit(levels)
     spread = relative_spread(levels)
-    extra = spread + levels.variance + 1.0 / (levels.week_expected[:, weekday] + _WEEKDAY_COUNTS)
-    judged = (levels.days >= MIN_DAYS) & ~np.isnan(value) & (mean > 0)
+    level = levels.variance.copy()
+    if ads is not None:
+        clicks, variance = ads[0].expect(ads[1], levels.rate[_CTR], week[_CTR])
+        known = clicks > 0
+        mean[_CTR], level[_CTR] = np.where(known, clicks, mean[_CTR]), np.where(known, variance, level[_CTR])
+    extra = spread + level + 1.0 / (levels.week_expected[:, weekday] + _WEEKDAY_COUNTS)
+    judged = (levels.days >= MIN_DAYS) & ~np.isnan(value) & (mean > 0) & ~np.isnan(unit)
     mean = np.where(judged, mean, np.nan)
     mean = mean * _common(value, mean, unit, extra, peers)
     z = np.full_like(mean, np.nan)
@@ -157,19 +175,19 @@ def expect(levels: Levels, facts: Floats, weekday: int, peers: Ints) -> Expected
     return Expected(value, base, mean, unit, extra, z)
 
 
-def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Bools, step: float) -> None:
+def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Bools, window: int) -> None:
     """Take a night's values into the state, in place.
 
     Parameters
     ----------
     far : array of bool, shape (M, n)
         Values that do not count as evidence.
-    step : float
-        Relative variance of a level's step from night to night.
+    window : int
+        Days; twice as many let a level wander half as far.
     """
     value, base = night.value, night.base
     seen = ~np.isnan(value)
-    week = _weekday_factor(levels, weekday)
+    week = weekday_factor(levels, weekday)
     fresh = seen & np.isnan(levels.rate)
     with np.errstate(divide="ignore", invalid="ignore"):
         levels.rate = np.where(fresh, value / (base * week), levels.rate)
@@ -182,8 +200,11 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
     known = seen & ~fresh
     limit = np.where(far, 1.0, 2.5) * deviation
     kept = mean + np.clip(value - mean, -limit, limit)
-    _learn_spread(levels, kept, mean, count, noise, known)
+    # The residual that was judged is the one whose spread counts: of ctr, that around its ads' levels.
+    judged = ~np.isnan(night.mean)
+    _learn_spread(levels, np.where(judged, night.mean, mean), kept, count, known)
     _learn_weekday(levels, kept, mean, unit, weekday, known & ~far)
+    step = (WALK_SHARE * relative_spread(levels) + WALK_FLOOR) * (28.0 / window) ** 2
     predicted = levels.variance + step
     gain = predicted / (predicted + noise)
     moved = np.maximum(levels.rate + gain * (kept - mean) / (base * week), 0.0)
@@ -192,6 +213,39 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
     levels.days += seen
     levels.facts = np.where(np.isnan(facts), levels.facts, 0.95 * levels.facts + facts)
     _accept(levels, night, week, far, known)
+
+
+def learn_together(levels: Levels, night: Expected, account: Ints, accounts: int, weekday: int, usable: Bools) -> None:
+    """Move the series of an account by what all of them show beyond what each has learnt alone, in place.
+
+    A client that declines shows it in every campaign; together they know it sooner.
+
+    Parameters
+    ----------
+    account : array of int, shape (n,)
+        Account of each series; those with one series have nothing to share.
+    usable : array of bool, shape (M, n)
+        Values that count as evidence.
+    """
+    spread = relative_spread(levels)
+    mean = levels.rate * night.base * weekday_factor(levels, weekday)
+    usable = usable & (mean > 0) & ~np.isnan(night.unit)
+    for row in range(M):
+        chosen = usable[row]
+        owner, m = account[chosen], mean[row, chosen]
+        series = np.bincount(owner, minlength=accounts)
+        total = np.bincount(owner, weights=m, minlength=accounts)
+        came = np.bincount(owner, weights=night.value[row, chosen], minlength=accounts)
+        variance = night.unit[row, chosen] * m + spread[row, chosen] * m**2
+        walk = (WALK_SHARE * spread[row, chosen] + WALK_FLOOR) * m**2
+        shared = series >= 2
+        safe = np.where(shared, total, 1.0)
+        noise = np.bincount(owner, weights=variance, minlength=accounts) / safe**2
+        step = np.bincount(owner, weights=walk, minlength=accounts) / safe**2 * np.maximum(series, 1)
+        gain = 2.0 / (1.0 + np.sqrt(1.0 + 4.0 * noise / np.maximum(step, _TINY)))
+        limit = 2.5 * np.sqrt(noise)
+        moved = 1.0 + gain * np.clip(came / safe - 1.0, -limit, limit)
+        levels.rate[row, chosen] *= np.where(shared, np.maximum(moved, 0.1), 1.0)[owner]
 
 
 def restart_money(levels: Levels, currency: Floats) -> None:
@@ -236,18 +290,18 @@ def _unit(levels: Levels) -> Floats:
         [
             one,
             one,
-            np.where(np.isnan(price), np.maximum(spend * 0.05, _TINY), price),
+            np.where(np.isnan(price), spend * 0.05, price),
             one,
             1 - rate[NAMES.index("ctr")],
             np.where(np.isnan(price), 1.0, price) * _CLICK_PRICE_VARIANCE,
             1 - rate[NAMES.index("cvr")],
-            np.where(np.isnan(order), np.maximum(revenue * 0.05, _TINY), order),
+            np.where(np.isnan(order), revenue * 0.05, _ORDER_VARIANCE * order),
         ]
     )
-    return np.asarray(np.maximum(unit, _TINY))
+    return np.asarray(np.where(unit > 0, unit, np.nan))
 
 
-def _weekday_factor(levels: Levels, weekday: int) -> Floats:
+def weekday_factor(levels: Levels, weekday: int) -> Floats:
     """Return the weekday's factor, shape (M, n): a series' own, shrunk to that of all, shrunk to 1."""
     value, expected = levels.week_value[:, weekday], levels.week_expected[:, weekday]
     all_value, all_expected = value.sum(axis=1, keepdims=True), expected.sum(axis=1, keepdims=True)
@@ -275,10 +329,12 @@ def _common(value: Floats, mean: Floats, unit: Floats, extra: Floats, peers: Int
     return factor
 
 
-def _learn_spread(levels: Levels, kept: Floats, mean: Floats, count: Floats, noise: Floats, known: Bools) -> None:
+def _learn_spread(levels: Levels, mean: Floats, kept: Floats, count: Floats, known: Bools) -> None:
+    noise = relative_spread(levels) + 1.0 / np.maximum(count, 0.5) + levels.variance
     with np.errstate(divide="ignore", invalid="ignore"):
-        beyond = (kept / mean - 1) ** 2 - 1.0 / count - levels.variance
-        weight = np.minimum((FIRST_SPREAD**2 / (noise + levels.variance)) ** 2, 1.0)
+        limit = 2.5 * np.sqrt(noise)
+        beyond = np.clip(kept / mean - 1, -limit, limit) ** 2 - 1.0 / count - levels.variance
+        weight = np.minimum((FIRST_SPREAD**2 / noise) ** 2, 1.0)
     usable = known & np.isfinite(beyond)
     memory = 0.97
     levels.spread = np.where(usable, memory * levels.spread + weight * np.where(usable, beyond, 0.0), levels.spread)
@@ -290,7 +346,7 @@ def _learn_weekday(levels: Levels, kept: Floats, mean: Floats, unit: Floats, wee
     # Of a day with any number of clicks no more is learnt than its spread allows.
     worth = 1.0 / (1.0 + relative_spread(levels) * counts)
     value, expected = levels.week_value[:, weekday], levels.week_expected[:, weekday]
-    factor = _weekday_factor(levels, weekday)
+    factor = weekday_factor(levels, weekday)
     gained = np.where(known, worth * kept / unit, 0.0)
     usual = worth * counts / factor
     levels.week_value[:, weekday] = np.where(known, _WEEKDAY_MEMORY * value + gained, value)

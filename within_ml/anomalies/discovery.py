@@ -133,3 +133,37 @@ def false_discovery(p: Floats) -> Floats:
     scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return q
+
+
+def selected_families(p: Floats, level: float) -> tuple[Floats, Bools]:
+    """Return q-values and rejections of tests in families: first the families, then the tests in those found.
+
+    Parameters
+    ----------
+    p : array, shape (tests, families)
+        NaN is no test.
+    level : float
+        False discovery rate of the families, and on average of the tests within those selected.
+
+    Notes
+    -----
+    Benjamini and Bogomolov 2014, "Selective inference on multiple families of hypotheses", JRSS B 76: families by
+    Benjamini and Hochberg on their Simes p-values; within each of R selected among N at the level R / N times as low.
+    A test's q-value here is the level at which its family and, given R, it would just be rejected.
+
+    Examples
+    --------
+    >>> q, found = selected_families(np.array([[1e-6, 0.5], [0.2, 0.6]]), 0.05)
+    >>> found
+    array([[ True, False],
+           [False, False]])
+    """
+    tests, families = p.shape
+    family = np.tile(np.arange(families), tests)
+    whole = np.where(np.isnan(p).all(axis=0), np.nan, simes(p.ravel(), family, families))
+    q_family = false_discovery(whole)
+    count = int((~np.isnan(whole)).sum())
+    chosen = int((q_family <= level).sum()) if count else 0
+    within = np.stack([false_discovery(column) for column in p.T], axis=1) if families else p.copy()
+    q = np.fmax(within * count / max(chosen, 1), np.where(np.isnan(p), np.nan, q_family))
+    return np.minimum(q, 1.0), np.nan_to_num(q, nan=1.0) <= level

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from within_ml.anomalies.creatives import AdDay
 from within_ml.anomalies.frames import Performance
 from within_ml.anomalies.metrics import FACTS
 from within_ml.errors import InputError, shown
@@ -44,6 +45,10 @@ class Panel:
         `FACTS`; NaN where there is no row, or the fact is unknown.
     currency : list of dict
         Per day: account_id → currency; empty where unknown.
+    ads : list of (series number, ad_id)
+        Ordered by their first day, then by key; empty where ads are unknown.
+    ad_days : list of AdDay
+        Per day, the ads that were shown, by their number; empty where ads are unknown.
     """
 
     days: pd.DatetimeIndex
@@ -53,6 +58,8 @@ class Panel:
     first: Ints
     facts: Floats
     currency: list[dict[str, str]]
+    ads: list[tuple[int, str]]
+    ad_days: list[AdDay]
 
 
 def part_of(performance: Performance, dimensions: tuple[str, ...] | None) -> str | None:
@@ -73,7 +80,7 @@ def build_panel(performance: Performance, part: str | None) -> Panel:
     """
     frame = performance.frame
     if frame.empty:
-        return Panel(pd.DatetimeIndex([]), part, [], [], np.empty(0, np.int64), np.empty((0, len(FACTS), 0)), [])
+        return Panel(pd.DatetimeIndex([]), part, [], [], np.empty(0, np.int64), np.empty((0, len(FACTS), 0)), [], [], [])
     first_day = frame["date"].iloc[0]
     day = ((frame["date"] - first_day) // pd.Timedelta(days=1)).to_numpy(np.int64)
     series, keys, first = _series(frame, part, day)
@@ -88,7 +95,8 @@ def build_panel(performance: Performance, part: str | None) -> Panel:
     if "platform" in frame.columns and part is not None:
         order = np.unique(series, return_index=True)[1]
         platforms = frame["platform"].iloc[order].tolist()
-    return Panel(days, part, keys, platforms, first, facts, _currencies(frame, day, len(days)))
+    ads, ad_days = _ads(performance, part, series, day, len(days))
+    return Panel(days, part, keys, platforms, first, facts, _currencies(frame, day, len(days)), ads, ad_days)
 
 
 def _series(frame: pd.DataFrame, part: str | None, day: Ints) -> tuple[Ints, list[tuple[str, str]], Ints]:
@@ -115,6 +123,31 @@ def _sums(cell: Ints, values: Floats, days: int, n: int) -> Floats:
     seen = np.zeros(days * n, dtype=bool)
     seen[cell] = True
     return np.where(seen, total, np.nan).reshape(days, n)
+
+
+def _ads(
+    performance: Performance, part: str | None, series: Ints, day: Ints, days: int
+) -> tuple[list[tuple[int, str]], list[AdDay]]:
+    frame = performance.frame
+    if part == "ad_id" or not {"ad_id", "impressions", "clicks"} <= set(frame.columns):
+        return [], []
+    usable = ((frame["impressions"] > 0) & frame["clicks"].notna()).to_numpy()
+    code, names = pd.factorize(frame["ad_id"], sort=True)
+    key = (series * len(names) + code)[usable]
+    both, position, inverse = np.unique(key, return_index=True, return_inverse=True)
+    order = np.lexsort((both, day[usable][position]))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    cell = day[usable] * len(both) + place[inverse]
+    # Of several rows of an ad, such as its regions, the sum.
+    cells, row = np.unique(cell, return_inverse=True)
+    shown = np.bincount(row, weights=frame["impressions"].to_numpy()[usable], minlength=len(cells))
+    clicks = np.bincount(row, weights=frame["clicks"].to_numpy()[usable], minlength=len(cells))
+    ad, owner = cells % max(len(both), 1), both[order] // len(names)
+    ends = np.searchsorted(cells // max(len(both), 1), np.arange(days + 1))
+    pieces = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    told = [(int(b // len(names)), str(names[b % len(names)])) for b in both[order].tolist()]
+    return told, [AdDay(ad[p], owner[ad[p]], shown[p], clicks[p]) for p in pieces]
 
 
 def _currencies(frame: pd.DataFrame, day: Ints, days: int) -> list[dict[str, str]]:

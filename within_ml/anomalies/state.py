@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from within_ml.anomalies.baseline import Levels
+from within_ml.anomalies.creatives import Creatives
 from within_ml.anomalies.discovery import Tails
-from within_ml.anomalies.nights import Memory
+from within_ml.anomalies.nights import Axis, Memory
+from within_ml.anomalies.runs import Runs
 from within_ml.anomalies.watch import Episode, Watch
 from within_ml.errors import ModelFormatError
 
@@ -21,14 +23,19 @@ _ARRAYS, _NAMES = "watch.npz", "watch.json"
 
 def write_watch(watch: Watch, folder: Path) -> None:
     """Write the watch into a folder."""
-    levels = {f"levels_{f.name}": getattr(watch.memory.levels, f.name) for f in fields(Levels)}
-    tails = {"series_tails": watch.memory.series_tails.counts, "account_tails": watch.memory.account_tails.counts}
-    np.savez_compressed(folder / _ARRAYS, **levels, **tails)
+    memory = watch.memory
+    arrays = {f"levels_{f.name}": getattr(memory.levels, f.name) for f in fields(Levels)}
+    arrays |= {f"creatives_{f.name}": getattr(memory.creatives, f.name) for f in fields(Creatives)}
+    for name, axis in (("series", memory.series), ("accounts", memory.accounts)):
+        arrays |= {f"{name}_tails": axis.tails.counts, f"{name}_run_tails": axis.run_tails.counts}
+        arrays |= {f"{name}_runs_{f.name}": getattr(axis.runs, f.name) for f in fields(Runs)}
+    np.savez_compressed(folder / _ARRAYS, **arrays)
     names = {
         "part": watch.part,
         "keys": watch.keys,
         "accounts": watch.accounts,
         "platforms": watch.platforms,
+        "ads": list(watch.ads),
         "currencies": watch.currencies,
         "last": None if watch.last is None else watch.last.isoformat(),
         "metric_episodes": [[*key, _plain(episode)] for key, episode in watch.metric_episodes.items()],
@@ -50,8 +57,7 @@ def read_watch(folder: Path) -> Watch | None:
     names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
     with np.load(folder / _ARRAYS, allow_pickle=False) as stored:
         try:
-            levels = Levels(*(stored[f"levels_{f.name}"] for f in fields(Levels)))
-            memory = Memory(levels, Tails(stored["series_tails"]), Tails(stored["account_tails"]))
+            memory = _memory(dict(stored))
         except KeyError as error:
             raise ModelFormatError(f"{folder / _ARRAYS} lacks an array: {error}. Save the detector again.") from error
     return Watch(
@@ -60,11 +66,26 @@ def read_watch(folder: Path) -> Watch | None:
         keys=[(account, element) for account, element in names["keys"]],
         accounts=names["accounts"],
         platforms=names["platforms"],
+        ads={(series, ad): number for number, (series, ad) in enumerate(names["ads"])},
         currencies=names["currencies"],
         last=None if names["last"] is None else pd.Timestamp(names["last"]),
         metric_episodes={(a, m): _episode(e) for a, m, e in names["metric_episodes"]},
         account_episodes={a: _episode(e) for a, e in names["account_episodes"]},
     )
+
+
+def _memory(stored: dict[str, Any]) -> Memory:
+    axes = [
+        Axis(
+            Tails(stored[f"{name}_tails"]),
+            Tails(stored[f"{name}_run_tails"]),
+            Runs(*(stored[f"{name}_runs_{f.name}"] for f in fields(Runs))),
+        )
+        for name in ("series", "accounts")
+    ]
+    levels = Levels(*(stored[f"levels_{f.name}"] for f in fields(Levels)))
+    creatives = Creatives(*(stored[f"creatives_{f.name}"] for f in fields(Creatives)))
+    return Memory(levels, creatives, *axes)
 
 
 def _plain(episode: Episode) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from within_ml.anomalies.creatives import AdDay
 from within_ml.anomalies.nights import Layout, Memory, Night, change_currency, judge, take_in
 from within_ml.anomalies.panel import Panel
 from within_ml.errors import InputError
@@ -56,6 +57,8 @@ class Watch:
         Dimension of the parts of accounts.
     keys, accounts, platforms : list
         Series by (account_id, element) and accounts, in order of their first day; the platform of each series.
+    ads : dict
+        Number of each ad by (number of its series, ad_id).
     last : Timestamp or None
         Newest day taken in.
     metric_episodes, account_episodes : dict
@@ -67,6 +70,7 @@ class Watch:
     keys: list[tuple[str, str]] = field(default_factory=list)
     accounts: list[str] = field(default_factory=list)
     platforms: list[str] = field(default_factory=list)
+    ads: dict[tuple[int, str], int] = field(default_factory=dict)
     currencies: list[str] = field(default_factory=list)
     last: pd.Timestamp | None = None
     metric_episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)
@@ -85,18 +89,18 @@ class Watch:
         whole = self._layout(len(self.keys))
         for index, date in enumerate(panel.days):
             n = int(ready[index])
-            if n > self.memory.levels.size:
-                self.memory.levels = self.memory.levels.grown(n)
             facts = np.full((panel.facts.shape[1], n), np.nan)
             now = place < n
             facts[:, place[now]] = panel.facts[index][:, now]
             layout = whole.until(n)
+            ads = self._ads(panel, index, place, n)
+            self.memory.grow(layout, int(ads.ad.max(initial=-1)) + 1 if ads else 0)
             if panel.currency[index]:
                 self._take_currency(panel.currency[index], layout)
             weekday = int(date.day_of_week)
-            night = judge(self.memory, layout, facts, weekday, level)
+            night = judge(self.memory, layout, facts, weekday, level, ads)
             yield JudgedNight(date, layout, facts, night)
-            take_in(self.memory, layout, night, facts, weekday, window)
+            take_in(self.memory, layout, night, facts, weekday, window, ads)
             self.last = date
 
     def look(self, panel: Panel, level: float) -> Night:
@@ -115,7 +119,33 @@ class Watch:
         for column, key in enumerate(panel.keys):
             if key in place:
                 facts[:, place[key]] = panel.facts[0][:, column]
-        return judge(self.memory, self._layout(n), facts, int(panel.days[0].day_of_week), level)
+        places = np.array([place.get(key, n) for key in panel.keys], dtype=np.int64)
+        ads = self._known_ads(panel, places, n) if panel.ad_days else None
+        return judge(self.memory, self._layout(n), facts, int(panel.days[0].day_of_week), level, ads)
+
+    def _ads(self, panel: Panel, index: int, place: NDArray[np.int64], n: int) -> AdDay | None:
+        """Return a day's ads by their number in the watch, the new ones appended."""
+        if not panel.ad_days:
+            return None
+        day = panel.ad_days[index]
+        owner = place[day.series]
+        numbers = np.empty(len(day.ad), dtype=np.int64)
+        for row, (ad, series) in enumerate(zip(day.ad.tolist(), owner.tolist(), strict=True)):
+            numbers[row] = self.ads.setdefault((series, panel.ads[ad][1]), len(self.ads))
+        return AdDay(numbers, owner, day.impressions, day.clicks)
+
+    def _known_ads(self, panel: Panel, place: NDArray[np.int64], n: int) -> AdDay:
+        day = panel.ad_days[0]
+        owner = place[day.series]
+        number = np.array(
+            [self.ads.get((s, panel.ads[a][1]), -1) for a, s in zip(day.ad.tolist(), owner.tolist(), strict=True)],
+            dtype=np.int64,
+        )
+        # Unknown ads are expected at the rate of their series: any number without a level says so.
+        self.memory.creatives.grow(len(self.ads) + 1)
+        number = np.where(number < 0, len(self.ads), number)
+        kept = owner < n
+        return AdDay(number[kept], owner[kept], day.impressions[kept], day.clicks[kept])
 
     def _layout(self, n: int) -> Layout:
         accounts = {name: index for index, name in enumerate(self.accounts)}
