@@ -30,5 +30,17 @@ training_job = dg.define_asset_job(
     description="Train, calibrate, evaluate and register the model as of a Monday, ask the gate; factors of regions.",
 )
 
-ALL_JOBS = [landing_job, performance_job, nightly_job, training_job]
+drift_job = dg.define_asset_job(
+    "drift",
+    selection=dg.AssetSelection.from_string('key:"feature_drift" or key:"prediction_drift"'),
+    description="Check days that were made for drift.",
+)
+
+health_job = dg.define_asset_job(
+    "health",
+    selection=dg.AssetSelection.from_string('key:"account_features" or key:"anomalies" or key:"account_health"'),
+    description="Make the health of accounts and days anew, and what it is made of.",
+)
+
+ALL_JOBS = [landing_job, performance_job, nightly_job, training_job, drift_job, health_job]
 ASSETS = [features, lake, publishing, regions, scoring, training]
