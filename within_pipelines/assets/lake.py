@@ -17,6 +17,7 @@ SETTLED = dg.DataVersion("1")
 """Data version of tables without days: a night adds to them what no earlier day may use, so that days made before are
 not stale. Days that a file restates are requested by the sensor of landed days, and what depends on them is stale."""
 
+PARENT_RUN = "dagster/parent_run_id"
 MOST_ACCOUNTS = 200
 """Changed accounts of a day that its materialization names; for more, and for a new day, it says "all"."""
 
@@ -114,7 +115,7 @@ def ad_performance(
     with measured() as measurement:
         done = ingest_days(lake.store, landing.zone, days(context.partition_keys), run_id=context.run.run_id)
     # A run that repeats a killed one may find the rows that the latter has committed and told nobody of.
-    known = {} if context.run.parent_run_id else done.changed
+    known = {} if PARENT_RUN in context.run.tags else done.changed
     for day in done.commit.rows_by_date:
         accounts = known.get(day)
         told = list(accounts) if accounts is not None and len(accounts) <= MOST_ACCOUNTS else "all"

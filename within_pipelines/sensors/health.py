@@ -147,13 +147,19 @@ def severe_anomalies_sensor(context: dg.SensorEvaluationContext) -> dg.SensorRes
 
 
 def _severe(instance: dg.DagsterInstance, events: Sequence[Made]) -> dict[int, Touched]:
+    severe = [event for event in events if _severe_accounts(event)]
+    if not severe:
+        return {}
+    # A night that is looked at again tells again what it told before; that was answered then.
+    last, days = severe[-1].storage_id, {event.day for event in severe}
+    told = made(instance, ANOMALIES, before=last, days=days, limit=ANSWERS_PER_TICK, newest_first=True)
+    before: dict[str, list[Made]] = {}
+    for event in told:
+        before.setdefault(event.day, []).append(event)
     found: dict[int, Touched] = {}
-    for event in events:
-        accounts = _severe_accounts(event)
-        if accounts:
-            # A night that is looked at again tells again what it told before; that was answered then.
-            earlier = made(instance, ANOMALIES, before=event.storage_id, days=[event.day], limit=1, newest_first=True)
-            accounts = accounts.difference(*map(_severe_accounts, earlier))
+    for event in severe:
+        earlier = next((e for e in before.get(event.day, ()) if e.storage_id < event.storage_id), None)
+        accounts = _severe_accounts(event) - (_severe_accounts(earlier) if earlier else frozenset())
         if accounts:
             found[event.storage_id] = {event.day: accounts}
     return found
