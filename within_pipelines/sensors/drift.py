@@ -28,7 +28,7 @@ def _drift_sensor(cause: dg.AssetKey, answer: dg.AssetKey) -> dg.SensorDefinitio
     @dg.sensor(
         name=f"{wanted}_sensor",
         job=drift_job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=30,
         description=f"A day of {what} that was made or made anew is checked for drift ({wanted}).",
     )
     def drift_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -84,7 +84,7 @@ class Verdict:
 
 @dg.sensor(
     job=training_job,
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=30,
     description=f"{DRIFTING_NIGHTS} drifting nights of the last {NIGHTS}: one retraining, as of the newest Monday.",
 )
 def retraining_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:

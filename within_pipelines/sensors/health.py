@@ -106,7 +106,7 @@ def _request(span: Span, what: str, made_anew: Sequence[dg.AssetKey]) -> dg.RunR
 
 @dg.sensor(
     job=health_job,
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=30,
     description="A day of performance that is new or was restated: the health of the accounts that it changed is made "
     f"anew, for the day and the days up to {REACH_DAYS} later that were made already.",
 )
@@ -138,7 +138,7 @@ def _changed(event: Made) -> Accounts:
 
 @dg.sensor(
     job=health_job,
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=30,
     description="An account that newly has an anomaly of high severity on a day: its health of that day is made anew.",
 )
 def severe_anomalies_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
