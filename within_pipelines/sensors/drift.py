@@ -9,7 +9,7 @@ import dagster as dg
 
 from within_pipelines.jobs import drift_job, training_job
 from within_pipelines.partitions import AS_OF_MONDAYS
-from within_pipelines.sensors.events import Made, days_made, made, newest, until_awaited
+from within_pipelines.sensors.events import Made, days_made, made, newest, position, until_awaited
 from within_pipelines.sensors.ranges import CAUSE_TAG, Need, Span, fingerprint, fitting, in_history, shifted, spans
 
 FEATURE_DRIFT, PREDICTION_DRIFT = dg.AssetKey("feature_drift"), dg.AssetKey("prediction_drift")
@@ -32,11 +32,10 @@ def _drift_sensor(cause: dg.AssetKey, answer: dg.AssetKey) -> dg.SensorDefinitio
         description=f"A day of {what} that was made or made anew is checked for drift ({wanted}).",
     )
     def drift_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        after = int(context.cursor) if context.cursor else None
-        events = made(context.instance, cause, after=after)
-        events = until_awaited(context.instance, events, answer)
+        after = position(context.instance, context.cursor, answer)
+        events = until_awaited(context.instance, made(context.instance, cause, after=after), answer)
         if not events:
-            return dg.SensorResult(skip_reason=f"No new day of {what}.", cursor=context.cursor)
+            return dg.SensorResult(skip_reason=f"No new day of {what}.", cursor=str(after))
         checked = newest(context.instance, answer, {e.day for e in events})
         unchecked = [e for e in events if in_history(e.day) and checked.get(e.day, 0) < e.storage_id]
         taken, found = fitting(unchecked, lambda part: spans(_needs(part)))

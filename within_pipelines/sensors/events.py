@@ -64,6 +64,17 @@ def newest(instance: dg.DagsterInstance, asset: dg.AssetKey, days: Collection[st
     return instance.event_log_storage.get_latest_storage_id_by_partition(asset, kind, set(days)) if days else {}
 
 
+def position(instance: dg.DagsterInstance, cursor: str | None, answer: dg.AssetKey) -> int:
+    """Read a cursor: the place in the event log up to which causes were answered.
+
+    Without one, it is the first answer that was ever made: of what came before, each day was either answered by it or
+    by a later one, or belongs to a past that nobody asked for and that is left to a backfill.
+    """
+    if cursor:
+        return int(cursor)
+    return next((event.storage_id for event in made(instance, answer, limit=1)), 0)
+
+
 def days_made(instance: dg.DagsterInstance, asset: dg.AssetKey, after: int) -> set[str]:
     """Days that were made since a place in the event log."""
     return instance.event_log_storage.get_materialized_partitions(asset, after_cursor=after)

@@ -12,7 +12,7 @@ from functools import reduce
 import dagster as dg
 
 from within_pipelines.jobs import health_job
-from within_pipelines.sensors.events import ANSWERS_PER_TICK, Made, made, narrowed_to, newest, until_awaited
+from within_pipelines.sensors.events import ANSWERS_PER_TICK, Made, made, narrowed_to, newest, position, until_awaited
 from within_pipelines.sensors.ranges import CAUSE_TAG, Accounts, Need, Span, fitting, in_history, shifted, spans
 
 PERFORMANCE, ANOMALIES = dg.AssetKey("ad_performance"), dg.AssetKey("anomalies")
@@ -76,10 +76,10 @@ def _tick(
 ) -> dg.SensorResult:
     """Answer the materializations of a cause since the last tick, as many as one tick may."""
     instance, what = context.instance, cause.to_user_string()
-    events = made(instance, cause, after=int(context.cursor) if context.cursor else None)
-    events = until_awaited(instance, events, HEALTH)
+    after = position(instance, context.cursor, HEALTH)
+    events = until_awaited(instance, made(instance, cause, after=after), HEALTH)
     if not events:
-        return dg.SensorResult(skip_reason=f"No new day of {what}.", cursor=context.cursor)
+        return dg.SensorResult(skip_reason=f"No new day of {what}.", cursor=str(after))
     touched = touch(instance, [event for event in events if in_history(event.day)])
     days = {day for found in touched.values() for day in found}
     needed = [key for key in made_anew if key != ANOMALIES]

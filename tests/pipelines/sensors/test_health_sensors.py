@@ -70,6 +70,22 @@ class TestRestatedPerformance:
         assert narrowed.run_config == {"ops": {"account_features": accounts, "account_health": accounts}}
         assert (whole.run_config, whole.tags[RANGE_START], whole.tags[RANGE_END]) == ({}, day(4), day(4))
 
+    def test_the_first_tick_leaves_the_past_that_nobody_asked_for_to_a_backfill(self, log):
+        log.make("ad_performance", *span(0, 99), changed_accounts="all")
+        for asset in REMADE:
+            log.make(asset, *span(90, 99))
+        log.make("ad_performance", day(95), changed_accounts=["a"])
+        tick = log.tick(restated_performance_sensor)
+        assert tick.asked == [(day(95), day(99), ["a"])]
+        log.make("ad_performance", day(50), changed_accounts="all")
+        assert log.tick(restated_performance_sensor, tick.cursor).asked == [(day(50), day(50), [])]
+
+    def test_nothing_is_lost_between_a_first_tick_without_events_and_the_second(self, log):
+        tick = log.tick(restated_performance_sensor)
+        log.make("ad_performance", day(0), changed_accounts="all")
+        log.make("account_health", day(7))
+        assert log.tick(restated_performance_sensor, tick.cursor).asked == [(day(0), day(0), [])]
+
     def test_performance_of_another_deployment_concerns_all_accounts(self, log):
         a_night(log, *span(0, 3))
         log.make("ad_performance", day(3))
