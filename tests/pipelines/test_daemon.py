@@ -1,4 +1,4 @@
-"""A backfill through Dagster's daemon: a day that fails its audit stops what depends on it."""
+"""Through Dagster's daemon: a backfill that meets a bad day, and sensors that react to a restated file."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -62,15 +63,24 @@ def instance(root: Path) -> Iterator[dg.DagsterInstance]:
         yield found
 
 
-@pytest.fixture
-def daemon(root: Path, instance: dg.DagsterInstance) -> Iterator[subprocess.Popen[bytes]]:
+@contextmanager
+def running_daemon(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Dagster's daemon, for as long as the block lasts."""
     command = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-m", "within_pipelines.definitions"]
     environment = os.environ | {"PYTHONPATH": str(project_root())}
     with (root / "daemon.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=project_root(), env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture
+def daemon(root: Path, instance: dg.DagsterInstance) -> Iterator[subprocess.Popen[bytes]]:
+    with running_daemon(root) as process:
         yield process
-        process.terminate()
-        process.wait(60)
 
 
 @pytest.mark.slow
