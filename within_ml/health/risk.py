@@ -34,7 +34,7 @@ FloatArray = NDArray[np.float64]
 Integers = NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
-RIDGES = (1.0, 5.0, 25.0, 125.0)
+RIDGES = (500.0, 100.0, 20.0, 4.0, 1.0)
 _LEVEL = 0.5
 _STATE = "risk.json"
 _MIN_EVENTS = 4
@@ -127,9 +127,11 @@ class RiskModel:
         for fold in range(int(folds.max()) + 1):
             inside, outside = folds != fold, folds == fold
             fitted.append({})
+            before: AdditiveLogit | None = None
             for ridge in RIDGES:
-                fitted[-1][ridge] = AdditiveLogit(ridge=ridge).fit(X[inside], y[inside], w[inside])
-                by_ridge[ridge][outside] = fitted[-1][ridge].margin(X[outside])
+                before = AdditiveLogit(ridge=ridge).fit(X[inside], y[inside], w[inside], start=before)
+                fitted[-1][ridge] = before
+                by_ridge[ridge][outside] = before.margin(X[outside])
             if self.kind is HealthModelType.BOOSTED:
                 model = self._boosted(y[inside], w[inside])
                 model.fit(X[inside], y[inside], w[inside], validation=(X[outside], y[outside], w[outside], None))
@@ -237,10 +239,7 @@ class RiskModel:
         if not self.members_:
             return found
         additive: AdditiveLogit = self.members_["additive"]
-        at, sizes = 0, np.zeros(len(names))
-        for i, shape in enumerate(additive.shapes_):
-            sizes[i] = np.abs(additive.coefficients_[at : at + shape.width]).sum()
-            at += shape.width
+        sizes = additive.sizes()
         shares = {"additive": dict(zip(names, (sizes / (sizes.sum() or 1.0)).tolist(), strict=True))}
         if "boosted" in self.members_:
             by_number = self.members_["boosted"].feature_importance()
