@@ -39,6 +39,7 @@ class Shape:
     has_missing: bool
 
     def terms(self, values: FloatArray) -> FloatArray:
+        """Return the column's terms, shape (n, width)."""
         missing = np.isnan(values)
         z = np.clip((np.where(missing, self.centre, values) - self.centre) / self.spread, -_LIMIT, _LIMIT)
         columns = [z, *(np.maximum(z - knot, 0.0) for knot in self.knots)]
@@ -48,6 +49,7 @@ class Shape:
 
     @property
     def width(self) -> int:
+        """Number of terms."""
         return 1 + len(self.knots) + self.has_missing
 
 
@@ -113,6 +115,9 @@ class AdditiveLogit:
     def __init__(self, *, ridge: float = 3.0, bends: bool = True) -> None:
         self.ridge = ridge
         self.bends = bends
+
+    intercept_: float
+    coefficients_: FloatArray
 
     def fit(
         self, X: FloatArray, y: FloatArray, w: FloatArray | None = None, *, start: AdditiveLogit | None = None
