@@ -34,11 +34,12 @@ class Topics:
     has: sparse.csc_matrix
 
 
-def find_topics(texts: Sequence[str], *, min_texts: int = 3, same: float = 0.9) -> Topics:
+def find_topics(texts: Sequence[str], *, min_texts: int = 3, same: float = 0.9, together: float = 0.5) -> Topics:
     """Find the words and pairs of neighbours that at least ``min_texts`` texts have.
 
-    Function words, numbers and single letters are no topics, nor are pairs of them. Words that (nearly) the same texts
-    have are one topic: ``same`` is the share of the texts with either that have both (Jaccard).
+    Function words, numbers and single letters are no topics, nor are pairs of them, nor words that merely come to stand
+    beside each other: of the texts with the rarer one at least the share ``together`` must have the pair. Words that
+    (nearly) the same texts have are one topic: ``same`` is the share of the texts with either that have both (Jaccard).
 
     Examples
     --------
@@ -51,7 +52,7 @@ def find_topics(texts: Sequence[str], *, min_texts: int = 3, same: float = 0.9) 
     text, term, terms = _terms(texts)
     has = sparse.csc_matrix((np.ones(text.size, np.int64), (text, term)), shape=(len(texts), len(terms)))
     count = np.asarray(has.sum(axis=0)).ravel()
-    kept = np.flatnonzero(count >= min_texts)
+    kept = np.flatnonzero((count >= min_texts) & _cohesive(texts, terms, count, together))
     has, count = has[:, kept], count[kept]
     names = [terms[i] for i in kept]
     cluster = _clusters(has, count, same)
@@ -66,7 +67,7 @@ def _terms(texts: Sequence[str]) -> tuple[Codes, Codes, list[str]]:
     """Return text and term of each occurrence, once per text, and the terms by first occurrence."""
     batch = encode(list(texts))
     words = [bare_word(word) for word in batch.words()]
-    plain = [word.strip(".,:;!?\"'()").replace("/", "-") for word in batch.words()]
+    plain = [_bare(word) for word in batch.words()]
     numbers: dict[str, int] = {}
     pairs: dict[tuple[int, int], None] = {}
     for place, (owner, word) in enumerate(zip(batch.text_of_word.tolist(), words, strict=True)):
@@ -78,6 +79,24 @@ def _terms(texts: Sequence[str]) -> tuple[Codes, Codes, list[str]]:
                 pairs[owner, numbers.setdefault(phrase, len(numbers))] = None
     found = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1], list(numbers)
+
+
+def _cohesive(texts: Sequence[str], terms: list[str], count: Codes, together: float) -> NDArray[np.bool_]:
+    """Tell which pairs are more than chance neighbours; single words are."""
+    with_word: dict[str, int] = {}
+    for text in texts:
+        for word in set(_spelled(text)):
+            with_word[word] = with_word.get(word, 0) + 1
+    rarer = [min(with_word.get(word, 0) for word in term.split()) if " " in term else 0 for term in terms]
+    return np.asarray(count >= together * np.array(rarer), dtype=np.bool_)
+
+
+def _spelled(text: str) -> list[str]:
+    return [_bare(word) for word in text.lower().split()]
+
+
+def _bare(word: str) -> str:
+    return word.strip(".,:;!?\"'()").replace("/", "-")
 
 
 def _clusters(has: sparse.csc_matrix, count: Codes, same: float) -> Codes:
@@ -94,7 +113,6 @@ def _label(terms: list[str], texts: Sequence[str], has: sparse.csc_matrix) -> st
     words = {word for term in terms for word in term.split()}
     best: list[str] = []
     for owner in has.indices[:20].tolist():
-        spelled = [w.strip(".,:;!?\"'()").replace("/", "-") for w in texts[owner].lower().split()]
-        there = list(dict.fromkeys(word for word in spelled if word in words))
+        there = list(dict.fromkeys(word for word in _spelled(texts[owner]) if word in words))
         best = max(best, there, key=len)
     return " ".join(best or sorted(words))[:200]

@@ -41,6 +41,9 @@ COLUMNS = (
 _OWN_CLICKS = 10.0
 """Clicks that an ad's own history needs to count as much as its campaign's: ads of a campaign differ by about 0.3."""
 
+_WEAR_DAYS = 14.0
+"""Ads wear out by the log of their age in units of so many days."""
+
 _MIN_EXPECTED = 2.0
 """Expected clicks below which an ad tells nothing."""
 
@@ -148,6 +151,7 @@ def _recent_ads(
     now = performance[recent].groupby(key, sort=True)[counts].sum().astype(np.float64)
     past = performance[before].groupby(key, sort=True)[counts].sum().astype(np.float64)
     rows = now.join(past.add_suffix("_before"), how="outer").fillna(0.0).reset_index()
+    rows["wear"] = _wear(performance, days, rows, key, recent_days)
     rows["expected_rate"] = _rates(rows)
     rows = rows.merge(_texts(ads, as_of), on=list(AD_KEY), how="inner")
     expected = (rows["expected_rate"] * rows["impressions"]).to_numpy(np.float64)
@@ -160,12 +164,39 @@ def _recent_ads(
     variance = 1 / (expected + 1) + 1 / (own + _OWN_CLICKS)
     # New ads as a whole stand above or below what their campaigns expect: they are not worn out yet.
     new = own == 0
+    log_ratio -= _worn(log_ratio, variance, rows["wear"].to_numpy(np.float64), ~new)
     for kind in (new, ~new):
         if kind.any():
             log_ratio[kind] -= _weighted_median(log_ratio[kind], 1 / variance[kind])
     variance = variance + _overdispersion(log_ratio, variance, campaign)
     scale = np.sqrt(variance + _spread(log_ratio, variance, campaign))
     return _Ads(rows, expected, np.clip(log_ratio, -_MAX_PULL * scale, _MAX_PULL * scale), variance, campaign, account)
+
+
+def _wear(performance: pd.DataFrame, days: Codes, rows: pd.DataFrame, key: list[str], recent_days: int) -> FloatArray:
+    """Return by how much each ad has aged between the two periods, ``Δ log(1 + age / 14 days)``; 0 without history."""
+    past = days >= recent_days
+    ages = performance.loc[past, key].assign(age=days[past])
+    found = ages.groupby(key, sort=True)["age"].agg(["max", "mean"])
+    both = rows[key].merge(found, left_on=key, right_index=True, how="left")
+    first, middle = both["max"].to_numpy(np.float64), both["mean"].to_numpy(np.float64)
+    wear = np.log1p((first - (recent_days - 1) / 2) / _WEAR_DAYS) - np.log1p((first - middle) / _WEAR_DAYS)
+    return np.asarray(np.nan_to_num(wear), dtype=np.float64)
+
+
+def _worn(log_ratio: FloatArray, variance: FloatArray, wear: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
+    """Return what ageing explains of the log ratios of ads with history: a line, fitted without the farthest tenth."""
+    effect = np.zeros(log_ratio.size)
+    if known.sum() < 20:
+        return effect
+    x, y, w = wear[known], log_ratio[known], 1 / (variance[known] + 0.01)
+    far = np.abs(y - np.median(y))
+    w = np.where(far <= np.quantile(far, 0.9), w, 0.0)
+    x_mean, y_mean = np.average(x, weights=w), np.average(y, weights=w)
+    spread = float(w @ (x - x_mean) ** 2)
+    slope = float(w @ ((x - x_mean) * (y - y_mean))) / spread if spread > 0 else 0.0
+    effect[known] = min(slope, 0.0) * (x - x_mean)
+    return effect
 
 
 def _rates(rows: pd.DataFrame) -> FloatArray:
