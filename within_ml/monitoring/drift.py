@@ -32,7 +32,10 @@ FLOORS = {"ks": 0.02, "psi": 0.02}
 """A distance less than this above the median of past nights is no drift, however alike past nights were."""
 
 MIN_FEATURES, MIN_SHARE = 2, 0.1
-"""A night drifts if at least so many of the judged features, and such a share of them, do."""
+"""A night drifts if at least so many of the judged features, and such a share of them, do,"""
+
+STRONG = 2.0
+"""or if one feature is so many times its threshold away."""
 
 COLUMNS = (
     "feature",
@@ -151,13 +154,12 @@ class DriftReference:
         return cls(Sketch.from_json(text))
 
 
-def drift_of(
-    sketch: Sketch, reference: DriftReference, past_statistics: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def drift_of(sketch: Sketch, reference: DriftReference, past_statistics: pd.DataFrame | None = None) -> pd.DataFrame:
     """Judge a night: its distances from the reference, beside those of past nights.
 
     A feature drifts if its KS or its PSI is above the threshold of past nights: their median and `MADS` median absolute
-    deviations, at least `FLOORS` above the median. Before `MIN_NIGHTS` past nights there is no threshold and no verdict.
+    deviations, at least `FLOORS` above the median. Before `MIN_NIGHTS` past nights there is no threshold and no
+    verdict.
 
     Parameters
     ----------
@@ -198,8 +200,9 @@ def drift_of(
 def night_drifted(rows: pd.DataFrame) -> bool:
     """Return whether a night as a whole drifts.
 
-    Rule: at least `MIN_FEATURES` features and at least `MIN_SHARE` of those with a verdict drift; of a single one (a
-    prediction) that one. One feature of a hundred is beyond its threshold on many an ordinary night.
+    Rule: at least `MIN_FEATURES` features and at least `MIN_SHARE` of those with a verdict drift (of a single one, a
+    prediction, that one), or one of them is `STRONG` times its threshold away. One feature of a hundred is a little
+    beyond its threshold on many an ordinary night.
 
     Parameters
     ----------
@@ -208,13 +211,17 @@ def night_drifted(rows: pd.DataFrame) -> bool:
 
     Examples
     --------
-    >>> rows = pd.DataFrame({"psi_threshold": [0.1] * 10, "drifted": [True] * 2 + [False] * 8})
-    >>> night_drifted(rows), night_drifted(rows[1:])
-    (True, False)
+    >>> rows = pd.DataFrame({"psi": [0.12] * 2 + [0.01] * 8, "psi_threshold": 0.1, "ks": 0.0, "ks_threshold": 0.1,
+    ...                      "drifted": [True] * 2 + [False] * 8})
+    >>> night_drifted(rows), night_drifted(rows[1:]), night_drifted(rows[1:].replace(0.12, 0.3))
+    (True, False, True)
     """
     judged = rows[rows["psi_threshold"].notna()]
     drifted = int(judged["drifted"].astype(bool).sum())
-    return drifted >= min(MIN_FEATURES, max(len(judged), 1)) and drifted >= MIN_SHARE * len(judged)
+    several = drifted >= min(MIN_FEATURES, max(len(judged), 1)) and drifted >= MIN_SHARE * len(judged)
+    # A comparison with a missing distance is False.
+    strong = [(judged[name] >= STRONG * judged[f"{name}_threshold"]).any() for name in ("ks", "psi")]
+    return bool(several or any(strong))
 
 
 def drift_chart(rows: pd.DataFrame, *, max_features: int = _MAX_BARS) -> bytes:
@@ -252,7 +259,8 @@ def drift_chart(rows: pd.DataFrame, *, max_features: int = _MAX_BARS) -> bytes:
     axes.set_xlabel("population stability index against the training rows (red: farther than past nights)")
     axes.legend(loc="lower right", fontsize=8)
     drawn = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(drawn, metadata={"Software": None})
+    FigureCanvasAgg(figure)
+    figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
     return drawn.getvalue()
 
 

@@ -38,7 +38,7 @@ class Bins:
     Examples
     --------
     >>> Bins.of(pd.Series([0, 0, 0, 0, 1, 2, 3, 4]), "clicks", bins=4).counts(pd.Series([0, 0, 2.5, None])).tolist()
-    [0.0, 2.0, 0.0, 1.0, 0.0, 1.0]
+    [0.0, 2.0, 0.0, 1.0, 1.0]
     """
 
     name: str
