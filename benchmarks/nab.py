@@ -151,7 +151,8 @@ How much hangs on the threshold, all else left as it is:
 
 {by_threshold(files, thresholds)}
 
-{points:,} points took {seconds:.1f} s, {1e4 * seconds / points:.2f} s per 10,000, one core, after the loop was compiled.
+{points:,} points took {seconds:.1f} s, {1e4 * seconds / points:.2f} s per 10,000, on one core, once the loop was
+compiled.
 """
 
 
