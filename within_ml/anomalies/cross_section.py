@@ -130,6 +130,16 @@ class CrossSection(BaseEstimator):  # type: ignore[misc]
         softly = np.logaddexp.reduce(_SHARPNESS * np.array(surprises), axis=0)
         return cast("FloatArray", (softly - np.log(len(surprises))) / _SHARPNESS)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return settings and rows; the scorers are made from them again."""
+        return {k: v for k, v in super().__getstate__().items() if k not in {"_members", "_fitted_scores"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take settings and rows, and prepare the scorers if there are rows."""
+        super().__setstate__(state)
+        if "_rows" in state:
+            self._prepare(self._rows)
+
     def save(self, folder: Path) -> None:
         """Write the fitted state into a folder: the rows of fit and the settings; no pickle."""
         require_fitted(self, "medians_")

@@ -188,7 +188,14 @@ class SeriesBaseline:
         return SeriesScores(found[:, 0], found[:, 1], found[:, 2], score, found[:, 3] >= self.settings.threshold)
 
     def _checked(self, timestamps: ArrayLike, values: ArrayLike) -> tuple[NDArray[np.int64], FloatArray]:
-        stamps, x = np.asarray(timestamps, dtype="datetime64[s]"), np.asarray(values, dtype=np.float64)
+        try:
+            stamps = np.asarray(timestamps, dtype="datetime64[s]")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"timestamps must be times without zone or in UTC; however: {error}.") from error
+        try:
+            x = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"values must be numbers; however: {error}.") from error
         if stamps.ndim != 1 or stamps.shape != x.shape:
             raise InputError(f"timestamps and values must both have shape (n,); however: {stamps.shape} and {x.shape}.")
         if np.isinf(x).any():

@@ -22,6 +22,7 @@ STATISTICS = 7
 BINS = 600
 _LOWEST, _STEP = -5.0, 0.05
 _HISTOGRAM = 220
+_MOST_SURPRISE = 15.0
 
 # Places in `numbers`.
 T, LEVEL, MEAN, SPAN, SCALE, SLOW_SCALE, FAST_SUM, SLOW_SUM, ACTIVITY, LAST, EVIDENCE = range(11)
@@ -55,22 +56,34 @@ def _stretched(u: float, shape: float) -> float:
 
 
 @_compiled
-def _surprise(u: float, counts: FloatArray, numbers: FloatArray, h: int, tail: float, shape: float) -> float:
+def _bins(shape: float) -> FloatArray:
+    """Return the stretched lower edges and middles of the bins, shape (2, bins)."""
+    found = np.empty((2, _HISTOGRAM))
+    for b in range(_HISTOGRAM):
+        found[0, b] = _stretched(10.0 ** (_LOWEST + _STEP * b), shape)
+        found[1, b] = _stretched(10.0 ** (_LOWEST + _STEP * (b + 0.5)), shape)
+    return found
+
+
+@_compiled
+def _surprise(
+    u: float, counts: FloatArray, numbers: FloatArray, h: int, settings: FloatArray, bins: FloatArray
+) -> float:
     """Return -log10 of the share of the past at least as large as ``u``; exponential beyond the tail's beginning."""
     total, unit, highest = numbers[TOTAL + h], numbers[UNIT + h], int(numbers[HIGHEST + h])
     if total <= 0:
         return 0.0
     place, b, beyond, excess = _place(u), highest, 0.0, 0.0
-    while b > 0 and beyond + counts[b] <= tail * total:
+    while b > 0 and beyond + counts[b] <= settings[TAIL] * total:
         beyond += counts[b]
-        excess += counts[b] * _stretched(10.0 ** (_LOWEST + _STEP * (b + 0.5)), shape)
+        excess += counts[b] * bins[1, b]
         b -= 1
-    if place > b and beyond > 0:
-        begin = _stretched(10.0 ** (_LOWEST + _STEP * (b + 1)), shape)
-        rows = beyond / unit
-        usual = 0.3 * (1.0 + shape * begin)
-        mean = ((excess / beyond - begin) * rows + 3.0 * usual) / (rows + 3.0)
-        return float(np.log10(total / beyond) + max((_stretched(u, shape) - begin) / mean, 0.0) / np.log(10.0))
+    if place > b:
+        begin, rows = bins[0, b + 1], beyond / unit
+        usual = 0.3 * (1.0 + settings[SHAPE] * begin)
+        mean = (((excess / beyond - begin) * rows if beyond > 0 else 0.0) + 3.0 * usual) / (rows + 3.0)
+        farther = max((_stretched(u, settings[SHAPE]) - begin) / mean, 0.0) / np.log(10.0)
+        return float(min(max(np.log10(total / max(beyond, unit)), 0.0) + farther, _MOST_SURPRISE))
     at_least = 0.0
     for j in range(place, highest + 1):
         at_least += counts[j]
@@ -139,7 +152,7 @@ def judge_rows(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop; nu
     """Fill ``found``, shape (n, 4): expected, lower, upper, evidence."""
     s, clip = numbers, settings[CLIP]
     guess, statistic = np.zeros(6), np.zeros(STATISTICS)
-    kept = tails[STATISTICS]
+    kept, bins = tails[STATISTICS], _bins(settings[SHAPE])
     for i in range(values.size):
         v = values[i]
         s[SEEN] += 1
@@ -199,7 +212,7 @@ def judge_rows(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop; nu
         largest, total = 0.0, 0.0
         if t > 10:
             for h in range(STATISTICS):
-                odd = _surprise(statistic[h], tails[h], s, h, settings[TAIL], settings[SHAPE])
+                odd = _surprise(statistic[h], tails[h], s, h, settings, bins)
                 largest, total = max(largest, odd), total + odd
                 _remember(statistic[h], tails[h], s, h, settings[MEMORY])
         evidence = (1.0 - settings[BOTH]) * largest + settings[BOTH] * total / STATISTICS
