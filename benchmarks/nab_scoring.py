@@ -1,8 +1,8 @@
 """The Numenta Anomaly Benchmark's own scoring, from its published description and profiles.
 
 A detector gives every point a score in [0, 1]; one threshold for all files turns scores into detections. Of each
-labelled window the earliest detection counts: the scaled sigmoid of its place, near 1 at the window's left edge and near
-0 at its right one, over what the left edge gives; a window without one costs the profile's weight of a miss. Each
+labelled window the earliest detection counts: the scaled sigmoid of its place, over what the window's left edge gives,
+so 1 there and near 0 at the right edge; a window without a detection costs the profile's weight of a miss. Each
 detection outside windows costs up to the profile's weight of a false alarm, less when it follows a window closely. The
 first 15 % of a file's rows, at most 750, count for nothing. The sum over files is normalised so that a detector that
 never alarms has 0 and one that finds every window at its first point has 100.
@@ -131,9 +131,7 @@ class Best:
     score: float
 
 
-def best_threshold(
-    files: Sequence[Labelled], scores: Mapping[str, FloatArray], profile: Profile = STANDARD
-) -> Best:
+def best_threshold(files: Sequence[Labelled], scores: Mapping[str, FloatArray], profile: Profile = STANDARD) -> Best:
     """Return the threshold that scores best over files, among all that their scores have."""
     changes: list[NDArray[np.float64]] = []
     start = 0.0
