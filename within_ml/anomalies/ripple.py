@@ -21,18 +21,25 @@ _COUNT_SPREAD, _RATE_SPREAD = 0.25, 0.10
 _COUNT_SHIFT, _RATE_SHIFT = 0.30, 0.20
 """Ordinary relative shift of all that is not the cause, as on another weekday (standard deviation of the log)."""
 
-_ELEMENT_COST = 2.0
+_COUNT_WEIGHT = 0.25
+"""Cells of one ad rise and fall together in volume: so many independent ones is each worth."""
+
+_ELEMENT_COST = 3.0
 """Log-likelihood that each element of a set after the first must gain, beyond its choice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Finest cells: what is expected of each and what came, in events, shape (cells,); ``spread`` is relative."""
+    """Finest cells: what is expected of each and what came, in events, shape (cells,); ``spread`` is relative.
+
+    ``shift`` is the ordinary shift of all together, ``weight`` the number of independent cells that one is worth.
+    """
 
     expected: FloatArray
     actual: FloatArray
     spread: FloatArray
     shift: float
+    weight: float
 
     def cost(self, inside: Mask, elements: int, choices: int) -> float:
         """Return the negative log-likelihood (up to a constant) of one factor on the cells inside and one outside.
@@ -41,12 +48,12 @@ class Cells:
         prior on its log, so that a cause and its complement are not the same. ``elements`` named out of ``choices``
         cost the log of the number of such sets; all cells together cost nothing.
         """
-        cost = self._deviance(inside) / 2
+        cost = self.weight * self._deviance(inside) / 2
         if inside.all():
             return cost
         outside = ~inside
         log_factor = np.log(self._factor(outside))
-        cost += self._deviance(outside) / 2 + (log_factor / self.shift) ** 2 / 2
+        cost += self.weight * self._deviance(outside) / 2 + (log_factor / self.shift) ** 2 / 2
         return float(cost + log(comb(choices, elements)) + _ELEMENT_COST * (elements - 1))
 
     def _factor(self, chosen: Mask) -> float:
@@ -76,7 +83,7 @@ def count_cells(expected: FloatArray, actual: FloatArray, parent: NDArray[np.int
     kept = 1 - np.divide(moved, left, out=np.zeros(n), where=left > 0)
     filled = np.divide(moved, came, out=np.zeros(n), where=came > 0)
     old = np.where(gone, old * kept[parent], np.where(fresh, new * filled[parent], old))
-    return Cells(old, new, _spread(_COUNT_SPREAD, old), _COUNT_SHIFT)
+    return Cells(old, new, _spread(_COUNT_SPREAD, old), _COUNT_SHIFT, _COUNT_WEIGHT)
 
 
 def rate_cells(
@@ -101,7 +108,7 @@ def rate_cells(
     for group in chain:
         up = np.bincount(group, weights=numerator)[group] + weight * rate
         rate = up / (np.bincount(group, weights=expected_base)[group] + weight)
-    return Cells(rate * actual_base, actual / unit, _spread(_RATE_SPREAD, rate * expected_base), _RATE_SHIFT)
+    return Cells(rate * actual_base, actual / unit, _spread(_RATE_SPREAD, rate * expected_base), _RATE_SHIFT, 1.0)
 
 
 def _spread(ordinary: float, events: FloatArray) -> FloatArray:

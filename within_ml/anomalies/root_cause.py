@@ -7,7 +7,6 @@ Finding that a day is odd does not belong here.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,42 +24,27 @@ from within_ml.anomalies.decomposition import (
     rate_parts,
     surprises,
 )
+from within_ml.anomalies.periods import (
+    ABSENT,
+    DIMENSIONS,
+    METRICS,
+    MONEY_EVENTS,
+    baseline_and_day,
+    dimension_columns,
+    metric_columns,
+)
 from within_ml.anomalies.ripple import Cells, count_cells, rate_cells
 from within_ml.errors import InputError, shown
 
 Codes = NDArray[np.int64]
 
-DIMENSIONS = (
-    "platform",
-    "campaign_id",
-    "ad_group_id",
-    "ad_id",
-    "region",
-    "audience_age",
-    "audience_gender",
-)
-"""Dimensions that are looked at where the data have them."""
-
-METRICS = MappingProxyType(
-    {
-        "impressions": ("impressions", None),
-        "clicks": ("clicks", None),
-        "spend": ("spend", None),
-        "conversions": ("conversions", None),
-        "revenue": ("revenue", None),
-        "ctr": ("clicks", "impressions"),
-        "cpc": ("spend", "clicks"),
-        "cvr": ("conversions", "clicks"),
-        "roas": ("revenue", "spend"),
-    }
-)
-"""Numerator and denominator of each metric; counts have no denominator."""
-
 WHOLE_ACCOUNT = "whole account"
 """Dimension of a cause that has no elements: everything changed alike."""
 
+__all__ = ["DIMENSIONS", "METRICS", "WHOLE_ACCOUNT", "Cause", "baseline_and_day", "root_causes", "to_json"]
+
 _NESTED = ("platform", "campaign_id", "ad_group_id", "ad_id")
-_PRIOR = MappingProxyType({"campaign_id": 0.0, WHOLE_ACCOUNT: 1.5, "platform": 2.0, "ad_group_id": 2.0, "ad_id": 3.0})
+_PRIOR = MappingProxyType({"campaign_id": 0.0, WHOLE_ACCOUNT: 1.5, "platform": 3.0, "ad_group_id": 2.0, "ad_id": 3.0})
 _OTHER_PRIOR = 4.0
 """Log-likelihood that a dimension must gain over campaigns, where budgets, bids, pages and rejections happen.
 
@@ -69,9 +53,6 @@ Of descriptions that mean the same cells the one with the least is told: an acco
 
 _MIN_SHARE, _ENOUGH_SHARE, _MAX_ELEMENTS = 0.10, 0.67, 5
 """Adtributor's thresholds: an element must explain a tenth, and two thirds are enough (section 5.1 of the paper)."""
-
-_MONEY_EVENTS = MappingProxyType({"spend": "clicks", "revenue": "conversions"})
-_ABSENT = "(none)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,102 +99,6 @@ class _Change:
     unit: float
 
 
-def baseline_and_day(
-    frame: pd.DataFrame,
-    date: dt.date,
-    metric: str,
-    baseline_days: int = 28,
-    *,
-    dimensions: Sequence[str] | None = None,
-    first: dt.date | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what was expected and what came, per combination of dimensions, for `root_causes`.
-
-    Expected is each element's mean day since it appeared in the baseline: one that is younger than the baseline is not
-    thinned out by the days before it, one that had already gone before the day is not expected, one that is new on the
-    day has no row in the first frame.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Rows of one account: ``date``, the metric's columns and dimensions; several rows per day and element are added.
-    date : date
-        The day to explain, or the last one of an episode.
-    metric : str
-        One of `METRICS`.
-    baseline_days : int
-        Days before the day (or the episode) that are averaged, at least 1.
-    dimensions : sequence of str, optional
-        By default those of `DIMENSIONS` that the frame has.
-    first : date, optional
-        First day of the episode, which is averaged; by default ``date``.
-
-    Returns
-    -------
-    tuple of DataFrame
-        Expected and actual: dimensions and the metric's columns, per day.
-
-    Raises
-    ------
-    InputError
-        If columns are missing, the metric is unknown, or the days are not in order.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"date": pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-03"]),
-    ...                       "campaign_id": "c", "clicks": [4.0, 6.0, 20.0]})
-    >>> [part["clicks"].tolist() for part in baseline_and_day(frame, dt.date(2024, 1, 3), "clicks")]
-    [[5.0], [20.0]]
-    """
-    wanted = _dimensions(frame, dimensions)
-    columns = _columns(frame, metric)
-    first = date if first is None else first
-    if first > date or baseline_days < 1:
-        raise InputError(
-            f"baseline_and_day needs first <= date and baseline_days of at least 1; they are {first}, {date} and "
-            f"{baseline_days}."
-        )
-    days = pd.to_datetime(frame["date"]).to_numpy().astype("datetime64[D]").astype(np.int64)
-    start = (first - dt.date(1970, 1, 1)).days
-    end = (date - dt.date(1970, 1, 1)).days
-    before = (days >= start - baseline_days) & (days < start)
-    during = (days >= start) & (days <= end)
-    actual = _summed(frame[during], wanted, columns)
-    actual[columns] /= max(np.unique(days[during]).size, 1)
-    return _expected(frame[before], days[before], start, wanted, columns), actual
-
-
-def _expected(frame: pd.DataFrame, days: Codes, start: int, dimensions: list[str], columns: list[str]) -> pd.DataFrame:
-    """Average each element over the days since it appeared, and leave out what had gone before the day."""
-    if frame.empty:
-        return _summed(frame, dimensions, columns)
-    seen = np.unique(days)
-    place = np.searchsorted(seen, days)
-    keys = [frame[name].astype(object).where(frame[name].notna(), _ABSENT) for name in dimensions]
-    table = frame[columns].astype(np.float64).fillna(0.0).assign(**dict(zip(dimensions, keys, strict=True)))
-    table["_first"], table["_last"], table["_place"] = place, place, place
-    if not dimensions:
-        return table[columns].sum().to_frame().T / seen.size
-    groups = table.groupby(dimensions, sort=True, dropna=False)
-    result = groups[columns].sum()
-    begun, ended = groups["_first"].min().to_numpy(), groups["_last"].max().to_numpy()
-    shown_on = groups["_place"].nunique().to_numpy()
-    silent = seen.size - 1 - ended
-    presence = shown_on / (ended - begun + 1)
-    # Silent for longer than its own gaps would make it one time in twenty: it had ended before.
-    gone = (silent > 0) & ((1 - presence) ** silent < 0.05)
-    result[columns] = result[columns].to_numpy() / (seen.size - begun)[:, None]
-    return result[~gone].reset_index()
-
-
-def _summed(frame: pd.DataFrame, dimensions: list[str], columns: list[str]) -> pd.DataFrame:
-    numbers = frame[columns].astype(np.float64).fillna(0.0)
-    if not dimensions:
-        return numbers.sum().to_frame().T
-    keys = [frame[name].astype(object).where(frame[name].notna(), _ABSENT) for name in dimensions]
-    return numbers.groupby(keys, sort=True).sum().rename_axis(dimensions).reset_index()
-
-
 def root_causes(
     expected: pd.DataFrame, actual: pd.DataFrame, metric: str, dimensions: Sequence[str] | None = None
 ) -> tuple[Cause, ...]:
@@ -255,7 +140,7 @@ def root_causes(
     chosen = dimensions
     if dimensions is None:
         chosen = [name for name in DIMENSIONS if name in expected.columns and name in actual.columns]
-    change = _change(expected, actual, metric, tuple(_dimensions(expected, chosen)))
+    change = _change(expected, actual, metric, tuple(dimension_columns(expected, chosen)))
     if change is None:
         return ()
     cells = _cells(change)
@@ -290,11 +175,12 @@ class _Proposal:
 
 
 def _ranked(proposals: list[_Proposal]) -> list[_Proposal]:
-    """Keep the most usual name of each set of cells, best description first."""
+    """Order from best to worst; of several names of the same cells only the best is kept."""
+    ordered = sorted(proposals, key=lambda p: (round(p.cost + p.prior, 6), p.prior, p.dimension))
     kept: dict[bytes, _Proposal] = {}
-    for proposal in sorted(proposals, key=lambda p: (p.prior, p.dimension)):
+    for proposal in ordered:
         kept.setdefault(proposal.inside.tobytes(), proposal)
-    return sorted(kept.values(), key=lambda p: (round(p.cost + p.prior, 6), p.prior, p.dimension))
+    return list(kept.values())
 
 
 def _best_set(change: _Change, cells: Cells, number: int) -> list[_Proposal]:
@@ -325,7 +211,8 @@ def _judged(change: _Change, codes: Codes, count: int) -> tuple[FloatArray, Floa
 
 def _told(change: _Change, proposal: _Proposal) -> Cause:
     if proposal.dimension == WHOLE_ACCOUNT:
-        codes, names, chosen = np.zeros(len(change.expected), np.int64), (WHOLE_ACCOUNT,), np.zeros(1, np.int64)
+        codes, chosen = np.zeros(len(change.expected), np.int64), np.zeros(1, np.int64)
+        names: tuple[str, ...] = (WHOLE_ACCOUNT,)
         elements: tuple[str, ...] = ()
     else:
         number = change.dimensions.index(proposal.dimension)
@@ -376,7 +263,7 @@ def _values(change: _Change) -> list[FloatArray]:
 
 
 def _by_element(codes: Codes, values: FloatArray, count: int) -> FloatArray:
-    return np.bincount(codes, weights=values, minlength=count)
+    return np.bincount(codes, weights=values, minlength=count).astype(np.float64)
 
 
 def _cells(change: _Change) -> Cells:
@@ -391,17 +278,14 @@ def _cells(change: _Change) -> Cells:
 
 def _change(expected: pd.DataFrame, actual: pd.DataFrame, metric: str, dimensions: tuple[str, ...]) -> _Change | None:
     """Bring both periods to the same cells; None if nothing changed or there is no rate."""
-    columns = _columns(expected, metric)
+    columns = metric_columns(expected, metric)
     for frame in (expected, actual):
-        _check(frame, dimensions, _columns(frame, metric))
-    extra = _MONEY_EVENTS.get(columns[0])
+        _check(frame, dimensions, metric_columns(frame, metric))
+    extra = MONEY_EVENTS.get(columns[0])
     has_events = extra is not None and extra in expected.columns and extra in actual.columns
     taken = list(dict.fromkeys([*columns, *([extra] if has_events and extra else [])]))
     both = pd.concat([expected[[*dimensions, *taken]], actual[[*dimensions, *taken]]], ignore_index=True)
-    factors = [
-        pd.factorize(both[name].astype(object).where(both[name].notna(), _ABSENT).astype(str), sort=True)
-        for name in dimensions
-    ]
+    factors = [pd.factorize(both[name].astype(str).where(both[name].notna(), ABSENT), sort=True) for name in dimensions]
     cell = np.zeros(len(both), dtype=np.int64)
     for codes, names in factors:
         cell = np.unique(cell * len(names) + codes, return_inverse=True)[1]
@@ -410,10 +294,7 @@ def _change(expected: pd.DataFrame, actual: pd.DataFrame, metric: str, dimension
     where[cell] = np.arange(len(cell))
     old = np.arange(len(both)) < len(expected)
     summed = {
-        name: [
-            np.bincount(cell[rows], weights=both[name].to_numpy(np.float64, na_value=0.0)[rows], minlength=n)
-            for rows in (old, ~old)
-        ]
+        name: [_by_element(cell[rows], both[name].to_numpy(np.float64, na_value=0.0)[rows], n) for rows in (old, ~old)]
         for name in taken
     }
     values, base = summed[columns[0]], summed[columns[1]] if len(columns) == 2 else None
@@ -426,7 +307,8 @@ def _change(expected: pd.DataFrame, actual: pd.DataFrame, metric: str, dimension
         dimensions,
         tuple(tuple(map(str, names)) for _, names in factors),
         tuple(codes.astype(np.int64)[where] for codes, _ in factors),
-        *values,
+        values[0],
+        values[1],
         None if base is None else base[0],
         None if base is None else base[1],
         _unit(columns, values, base, summed[extra] if has_events and extra else None),
@@ -441,32 +323,13 @@ def _unit(
     columns: list[str], values: list[FloatArray], base: list[FloatArray] | None, events: list[FloatArray] | None
 ) -> float:
     """Return the money that one event brings, 1 for counts of events."""
-    if columns[0] not in _MONEY_EVENTS:
+    if columns[0] not in MONEY_EVENTS:
         return 1.0
     total = sum(v.sum() for v in values)
     if events is None and base is not None and columns[1] == "clicks":
         events = base
     count = sum(e.sum() for e in events) if events is not None else float((values[0] + values[1] > 0).sum())
     return float(total / count) if count > 0 and total > 0 else 1.0
-
-
-def _columns(frame: pd.DataFrame, metric: str) -> list[str]:
-    if metric not in METRICS:
-        raise InputError(f"metric must be one of {shown(METRICS)}; it is {metric!r}.")
-    columns = [name for name in METRICS[metric] if name is not None]
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise InputError(f"{metric} needs the columns {shown(columns)}; missing: {shown(missing)}.")
-    return columns
-
-
-def _dimensions(frame: pd.DataFrame, dimensions: Sequence[str] | None) -> list[str]:
-    if dimensions is None:
-        return [name for name in DIMENSIONS if name in frame.columns]
-    missing = [name for name in dimensions if name not in frame.columns]
-    if missing or isinstance(dimensions, str):
-        raise InputError(f"dimensions must be columns of the frame; missing: {shown(missing or [dimensions])}.")
-    return list(dict.fromkeys(dimensions))
 
 
 def _check(frame: pd.DataFrame, dimensions: tuple[str, ...], columns: list[str]) -> None:
