@@ -36,7 +36,7 @@ ACCEPTED_AFTER = 7
 FAR = 3.5
 """Residual from which a day does not count as evidence for the level."""
 
-WALK_SHARE = 1 / 8
+WALK_SHARE = 1 / 16
 WALK_FLOOR = 0.014**2
 """Relative variance of a level's step from day to day, for a baseline window of 28 days: a share of the series' own
 variance from day to day, since what varies more wanders more, and a floor."""
@@ -44,9 +44,10 @@ variance from day to day, since what varies more wanders more, and a floor."""
 FIRST_SPREAD = 0.15
 """Relative standard deviation beyond counting that a series begins with."""
 
+_FAR_MOVES = 0.15
 _SPREAD_DAYS = 6.0
 _FLOOR = 0.02**2
-_WEEKDAY_COUNTS = 60.0
+_WEEKDAY_COUNTS = 120.0
 _WEEKDAY_MEMORY = 0.9
 _PEERS = 8
 _PEER_PRIOR = 4.0
@@ -186,7 +187,8 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
         Days; twice as many let a level wander half as far.
     """
     value, base = night.value, night.base
-    seen = ~np.isnan(value)
+    # A series too young to be judged begins after the account's odd days.
+    seen = ~np.isnan(value) & ~(far & np.isnan(night.z))
     week = weekday_factor(levels, weekday)
     fresh = seen & np.isnan(levels.rate)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -198,7 +200,7 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
         deviation = np.sqrt(unit * np.maximum(mean, 0.5 * unit) * np.maximum(noise * count, 1.0))
     levels.variance = np.where(fresh, noise, levels.variance)
     known = seen & ~fresh
-    limit = np.where(far, 1.0, 2.5) * deviation
+    limit = np.where(far, np.minimum(deviation, _FAR_MOVES * mean), 2.5 * deviation)
     kept = mean + np.clip(value - mean, -limit, limit)
     # The residual that was judged is the one whose spread counts: of ctr, that around its ads' levels.
     judged = ~np.isnan(night.mean)

@@ -7,46 +7,84 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from within_ml.anomalies.discovery import false_discovery
 from within_ml.anomalies.frames import Performance
-from within_ml.anomalies.judgement import Finding, element_of, findings_of, primary_of
-from within_ml.anomalies.metrics import METRICS, NAMES
-from within_ml.anomalies.records import ANOMALY_COLUMNS, EVENT_COLUMNS, sentence_of, severity_of
+from within_ml.anomalies.judgement import Finding, element_of, findings_of, joint_direction, joint_row, primary_of
+from within_ml.anomalies.metrics import JOINT, METRICS, NAMES
+from within_ml.anomalies.records import ANOMALY_COLUMNS, EVENT_COLUMNS, joint_sentence, sentence_of, severity_of
 from within_ml.anomalies.root_cause import Cause, baseline_and_day, root_causes
 from within_ml.anomalies.watch import JudgedNight, Watch
 
+Floats = NDArray[np.float64]
+
 CAUSES_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the composer needs of the detector's arguments: method, false discovery rate and window in days."""
+
+    method: str
+    level: float
+    window: int
 
 
 class Composer:
     """Collects the rows of a report while nights are judged one after another."""
 
     def __init__(
-        self, performance: Performance, watch: Watch, dimensions: Sequence[str] | None, baseline_days: int
+        self, performance: Performance, watch: Watch, dimensions: Sequence[str] | None, settings: Settings
     ) -> None:
         self._watch = watch
         self._performance = performance
         asked = performance.dimensions if dimensions is None else tuple(dimensions)
         self._dimensions = tuple(d for d in asked if d in performance.dimensions)
-        self._baseline_days = baseline_days
+        self._settings = settings
         self._by_account: dict[str, pd.DataFrame] | None = None
         self._rows: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
 
     def take(self, judged: JudgedNight, *, report: bool) -> None:
-        """Give the night's findings their ids, and their rows where the night is reported."""
+        """Give the night's findings their ids, and their rows where the night is reported; remember the night."""
         by_account: dict[int, list[Finding]] = {}
         for finding in findings_of(judged):
             by_account.setdefault(finding.account, []).append(finding)
+        odd = judged.night.flagged.any(axis=0)
+        residuals = judged.night.account.z
+        p = self._watch.joint.p_values(residuals, judged.date, self._settings.method, odd)
         for account, findings in by_account.items():
             name = self._watch.accounts[account]
             ids = [self._watch.episode(name, f.metric, judged.date, f.direction) for f in findings]
             if report:
-                self._report(judged, name, findings, ids)
+                self._report(judged, name, findings, ids, 1.0 - float(p[account]))
+        self._joint(judged, p, odd, report=report)
+        self._watch.joint.add(residuals, judged.date, ~odd)
+
+    def _joint(self, judged: JudgedNight, p: Floats, odd: NDArray[np.bool_], *, report: bool) -> None:
+        """Tell the accounts that are odd in several metrics together, by the same false discovery rate."""
+        tested = (~np.isnan(judged.night.account.z)).any(axis=0)
+        # Those that were not asked for are ordinary; they count as tests.
+        q = false_discovery(np.where(tested, np.where(np.isnan(p), 1.0, p), np.nan))
+        with np.errstate(invalid="ignore"):
+            found = np.flatnonzero((q <= self._settings.level) & ~odd)
+        for account in found.tolist():
+            name = self._watch.accounts[account]
+            direction, sign = joint_direction(judged.night.account.z[:, account])
+            anomaly_id, event_id = self._watch.episode(name, JOINT, judged.date, "")
+            if report:
+                row = joint_row(float(p[account]), float(q[account]))
+                row |= {"date": judged.date, "anomaly_id": anomaly_id, "account_id": name}
+                row |= {"direction": direction, "sign": sign}
+                self._rows.append(row | {"explanation": joint_sentence(row, judged.night.account.z[:, account])})
+                event = (event_id, judged.date, name, anomaly_id, JOINT, True)
+                self._events.append(dict(zip(EVENT_COLUMNS, event, strict=True)))
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the anomalies and the events so far."""
@@ -57,7 +95,12 @@ class Composer:
         return rows, events.astype({"date": "datetime64[us]", "is_primary": bool})
 
     def _report(
-        self, judged: JudgedNight, account: str, findings: list[Finding], ids: list[tuple[str, str]]
+        self,
+        judged: JudgedNight,
+        account: str,
+        findings: list[Finding],
+        ids: list[tuple[str, str]],
+        cross_section: float,
     ) -> None:
         primary = primary_of(findings)
         for position, (finding, (anomaly_id, event_id)) in enumerate(zip(findings, ids, strict=True)):
@@ -69,7 +112,7 @@ class Composer:
                 **{k: getattr(finding, k) for k in _TAKEN},
                 "anomaly_score": 1.0 - finding.p_value,
                 "severity": severity_of(finding.p_value, finding.size, finding.sign),
-                "cross_section_score": np.nan,
+                "cross_section_score": cross_section,
             }
             causes = self._causes(account, judged.date, finding.metric)
             row["root_cause"] = _causes_json(causes, self._watch.part, element)
@@ -86,10 +129,10 @@ class Composer:
             frame = self._performance.frame
             self._by_account = {str(name): rows for name, rows in frame.groupby("account_id", sort=False)}
         rows = self._by_account[account]
-        span = rows[(rows["date"] <= date) & (rows["date"] >= date - pd.Timedelta(days=self._baseline_days + 1))]
+        span = rows[(rows["date"] <= date) & (rows["date"] >= date - pd.Timedelta(days=self._settings.window + 1))]
         first = self._watch.metric_episodes[account, metric].first
         expected, actual = baseline_and_day(
-            span, date.date(), metric, self._baseline_days, dimensions=self._dimensions, first=first.date()
+            span, date.date(), metric, self._settings.window, dimensions=self._dimensions, first=first.date()
         )
         return root_causes(expected, actual, metric, self._dimensions)
 

@@ -76,9 +76,11 @@ class Creatives:
         moved = np.clip(night.clicks - expected, -limit, limit)
         gain = predicted / (predicted + noise)
         exposure = np.maximum(night.impressions * factor[night.series], _TINY)
-        with np.errstate(invalid="ignore"):
-            self.rate[night.ad] = np.maximum((expected + gain * moved) / exposure, 0.0)
-            self.variance[night.ad] = (1 - gain) * predicted
+        # Where not even the campaign has a rate, its ads have none yet.
+        told = ~np.isnan(np.where(np.isnan(self.rate[night.ad]), rate[night.series], 0.0))
+        ad = night.ad[told]
+        self.rate[ad] = np.maximum((expected + gain * moved) / exposure, 0.0)[told]
+        self.variance[ad] = ((1 - gain) * predicted)[told]
 
     def _ads(self, night: AdDay, rate: Floats, factor: Floats) -> tuple[Floats, Floats]:
         own, variance = self.rate[night.ad], self.variance[night.ad]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,11 +15,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from within_ml.anomalies.composing import Composer
+from within_ml.anomalies.composing import Composer, Settings
+from within_ml.anomalies.cross_section import CrossSection
 from within_ml.anomalies.frames import Performance, read_dates, read_performance
+from within_ml.anomalies.joint import SEASONAL, require_method
 from within_ml.anomalies.judgement import metrics_of
 from within_ml.anomalies.panel import build_panel, part_of
-from within_ml.anomalies.records import AnomalyExplanation, AnomalyReport, explanation_of
+from within_ml.anomalies.plain import judge_plain, plain_anomalies, plain_metric_rows, plain_metrics
+from within_ml.anomalies.records import (
+    ANOMALY_COLUMNS,
+    EVENT_COLUMNS,
+    AnomalyExplanation,
+    AnomalyReport,
+    explanation_of,
+)
 from within_ml.anomalies.state import read_watch, write_watch
 from within_ml.anomalies.watch import JudgedNight, Watch
 from within_ml.base import BaseMLModel, ModelType
@@ -30,10 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DISCOVERY_RATE = 0.05
+DISCOVERY_RATE = 0.01
 """False discovery rate of a night at the default sensitivity."""
 
-_STATE, _FOUND = "watch", "anomalies.json"
+_SECTION, _FOUND = "cross_section", "anomalies.json"
+_NUMBERS = {"value", "expected", "lower", "upper", "size", "cross_section_score"}
 
 
 class AnomalyDetector(BaseMLModel):
@@ -50,8 +60,8 @@ class AnomalyDetector(BaseMLModel):
     detection_method : str
         Cross-section of accounts: one of the methods of `CrossSection`, or ``"seasonal"`` for the time axis alone.
     sensitivity : float
-        0 to 1; the false discovery rate of a night is ``0.05 · 100 ** (sensitivity - 0.5)``: .5 % at 0, 5 % at .5,
-        50 % at 1.
+        0 to 1; the false discovery rate of a night is ``0.01 · 100 ** (sensitivity - 0.5)``: .1 % at 0, 1 % at .5,
+        10 % at 1.
     dimensions : sequence of str, optional
         Columns along which causes are looked for, by default all that are there. Accounts are watched in parts along
         ``campaign_id`` where it is among them.
@@ -79,7 +89,7 @@ class AnomalyDetector(BaseMLModel):
     >>> found[["account_id", "metric", "direction", "sign"]].values.tolist()
     [['b', 'ctr', 'below', 'bad']]
     >>> detector.explain_anomaly(found["anomaly_id"][0]).sentence
-    'ctr of account b on 2024-02-29: 0.6 % where 2.01 % were expected (1.61 % to 2.46 %), 70 % lower.'
+    'ctr of account b on 2024-02-29: 0.6 % where 2.17 % were expected (1.68 % to 2.75 %), 72 % lower.'
     """
 
     model_type: ClassVar[str] = ModelType.ANOMALY_DETECTOR
@@ -126,24 +136,37 @@ class AnomalyDetector(BaseMLModel):
         InputError
             If the data or the constructor's arguments break what is said of them, or ``dates`` are not in the data.
         """
-        level = self._level()
+        settings = self._settings()
         performance = read_performance(performance_data, self._dimensions())
         performance, wanted = _cut(performance, dates)
+        metrics = plain_metrics(performance)
+        plain = judge_plain(performance, metrics, float(self.sensitivity))
+        told = [plain_anomalies(plain, wanted)]
+        frames = [lambda: plain_metric_rows(plain, wanted)]
+        if performance.daily and not performance.single:
+            rows, frame = self._detect_in_panel(performance, wanted, settings)
+            told.insert(0, rows)
+            frames.insert(0, frame)
+        self.anomalies_, self.events_ = (_joined(pieces) for pieces in zip(*told, strict=True))
+        logger.info("anomalies: %d in %d rows of performance", len(self.anomalies_), len(performance.frame))
+        return AnomalyReport(self.anomalies_, self.events_, lambda: _joined([frame() for frame in frames]))
+
+    def _detect_in_panel(
+        self, performance: Performance, wanted: set[pd.Timestamp] | None, settings: Settings
+    ) -> tuple[tuple[pd.DataFrame, pd.DataFrame], Callable[[], pd.DataFrame]]:
         part = part_of(performance, self._dimensions())
         panel = build_panel(performance, part)
         watch = self._continued(panel.days)
-        composer = Composer(performance, watch, self._dimensions(), self.baseline_window)
+        composer = Composer(performance, watch, self._dimensions(), settings)
         kept: list[JudgedNight] = []
-        for judged in watch.run(panel, level=level, window=self.baseline_window):
+        for judged in watch.run(panel, level=settings.level, window=settings.window):
             reported = wanted is None or judged.date in wanted
             composer.take(judged, report=reported)
             if reported:
                 kept.append(judged)
         self.watch_ = watch
-        self.anomalies_, self.events_ = composer.frames()
-        logger.info("anomalies: %d on %d days of %d accounts", len(self.anomalies_), len(kept), len(watch.accounts))
         accounts = tuple(watch.accounts)
-        return AnomalyReport(self.anomalies_, self.events_, lambda: metrics_of(kept, accounts, part))
+        return composer.frames(), lambda: metrics_of(kept, accounts, part)
 
     def update_baseline(self, new_data: pd.DataFrame) -> Self:
         """Take new days into the baseline without reporting on them; the cost is that of the new days.
@@ -158,11 +181,17 @@ class AnomalyDetector(BaseMLModel):
         InputError
             If a day is not after the baseline's last one.
         """
+        settings = self._settings()
         performance = read_performance(new_data, self._dimensions())
+        if performance.single or not performance.daily:
+            raise InputError(
+                "update_baseline takes days of accounts, however: a single series or finer times; "
+                "detect_anomalies judges those by themselves."
+            )
         panel = build_panel(performance, part_of(performance, self._dimensions()))
         watch = self.watch_ if hasattr(self, "watch_") else Watch()
-        composer = Composer(performance, watch, self._dimensions(), self.baseline_window)
-        for judged in watch.run(panel, level=self._level(), window=self.baseline_window):
+        composer = Composer(performance, watch, self._dimensions(), settings)
+        for judged in watch.run(panel, level=settings.level, window=settings.window):
             composer.take(judged, report=False)
         self.watch_ = watch
         return self
@@ -190,7 +219,7 @@ class AnomalyDetector(BaseMLModel):
         if not {"date", "timestamp"} & set(frame.columns):
             frame = frame.assign(date=(watch.last or pd.Timestamp(0)) + pd.Timedelta(days=1))
         performance = read_performance(frame, self._dimensions())
-        return watch_score(watch, performance, self._level(), part_of(performance, self._dimensions()))
+        return watch_score(watch, performance, self._settings().level, part_of(performance, self._dimensions()))
 
     def explain_anomaly(self, anomaly_id: str) -> AnomalyExplanation:
         """Return an anomaly of the last `detect_anomalies` in words and numbers.
@@ -211,12 +240,37 @@ class AnomalyDetector(BaseMLModel):
         return explanation_of(rows, self.events_)
 
     def fit(self, X: Any, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit the cross-section on a plain matrix; labels and weights are not used."""
-        raise NotImplementedError
+        """Fit the cross-section on a plain matrix; labels and weights are not used.
+
+        Parameters
+        ----------
+        X : array-like, shape (rows, columns)
+            Numbers; NaN is a missing value.
+
+        Raises
+        ------
+        InputError
+            If X is no matrix of numbers, or ``detection_method`` is unknown.
+        """
+        self._settings()
+        method = "combined" if self.detection_method == SEASONAL else self.detection_method
+        self.cross_section_ = CrossSection(method).fit(X)  # type: ignore[arg-type]
+        self.n_features_in_ = self.cross_section_.n_features_in_
+        return self
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return how odd each row of a plain matrix is, higher is odder."""
-        raise NotImplementedError
+        """Return how odd each row of a plain matrix is, shape (rows,); higher is odder.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        InputError
+            If X has other columns than in fit.
+        """
+        if not hasattr(self, "cross_section_"):
+            raise NotFittedError("AnomalyDetector has no cross-section yet; call fit with a matrix first.")
+        return self.cross_section_.decision_function(X)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Return `decision_function`."""
@@ -250,6 +304,8 @@ class AnomalyDetector(BaseMLModel):
     def _write_state(self, folder: Path) -> None:
         if hasattr(self, "watch_"):
             write_watch(self.watch_, folder)
+        if hasattr(self, "cross_section_"):
+            self.cross_section_.save(folder / _SECTION)
         if hasattr(self, "anomalies_"):
             found = {name: _rows(getattr(self, f"{name}_")) for name in ("anomalies", "events")}
             (folder / _FOUND).write_text(json.dumps(found), encoding="utf-8")
@@ -258,20 +314,26 @@ class AnomalyDetector(BaseMLModel):
         watch = read_watch(folder)
         if watch is not None:
             self.watch_ = watch
+        if (folder / _SECTION).is_dir():
+            self.cross_section_ = CrossSection.load(folder / _SECTION)
+            self.n_features_in_ = self.cross_section_.n_features_in_
         if (folder / _FOUND).is_file():
             found = json.loads((folder / _FOUND).read_text(encoding="utf-8"))
             for name, rows in found.items():
-                frame = pd.DataFrame(rows)
+                columns = ANOMALY_COLUMNS if name == "anomalies" else EVENT_COLUMNS
+                frame = pd.DataFrame(rows, columns=list(columns))
                 frame["date"] = pd.to_datetime(frame["date"]).astype("datetime64[us]")
-                setattr(self, f"{name}_", frame)
+                setattr(self, f"{name}_", frame.astype(dict.fromkeys(_NUMBERS & set(columns), "float64")))
 
-    def _level(self) -> float:
+    def _settings(self) -> Settings:
+        require_method(self.detection_method)
         sensitivity, window = self.sensitivity, self.baseline_window
         if not isinstance(sensitivity, int | float) or isinstance(sensitivity, bool) or not 0 <= sensitivity <= 1:
             raise InputError(f"sensitivity must be a number from 0 to 1, however: {sensitivity!r}.")
         if not isinstance(window, int | np.integer) or isinstance(window, bool) or window < 7:
             raise InputError(f"baseline_window must be a whole number of days, 7 or more, however: {window!r}.")
-        return DISCOVERY_RATE * 100.0 ** (float(sensitivity) - 0.5)
+        level = DISCOVERY_RATE * 100.0 ** (float(sensitivity) - 0.5)
+        return Settings(self.detection_method, level, int(window))
 
     def _dimensions(self) -> tuple[str, ...] | None:
         if self.dimensions is None:
@@ -309,6 +371,11 @@ def _cut(performance: Performance, dates: Any) -> tuple[Performance, set[pd.Time
     )
 
 
+def _joined(pieces: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    filled = [piece for piece in pieces if len(piece)]
+    return pd.concat(filled, ignore_index=True) if filled else pieces[0]
+
+
 def watch_score(watch: Watch, performance: Performance, level: float, part: str | None) -> float:
     """Return 1 - p of one account's day beside the baseline, which stays as it is."""
     frame = performance.frame
@@ -330,7 +397,7 @@ def watch_score(watch: Watch, performance: Performance, level: float, part: str 
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = frame.assign(date=frame["date"].dt.strftime("%Y-%m-%d"))
+    plain = frame.assign(date=frame["date"].dt.strftime("%Y-%m-%dT%H:%M:%S"))
     return [
         {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
         for row in plain.to_dict("records")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from within_ml.anomalies.baseline import values_and_bases
 from within_ml.anomalies.counts import band
-from within_ml.anomalies.metrics import METRICS, NAMES, sign_of
+from within_ml.anomalies.metrics import JOINT, METRICS, NAMES, sign_of
 from within_ml.anomalies.nights import Night
 from within_ml.anomalies.panel import WHOLE
 from within_ml.anomalies.records import METRIC_COLUMNS, metric_rows
@@ -191,3 +191,29 @@ def _contexts(judged: JudgedNight, part: str | None, row: NDArray[Any], account:
 def element_of(judged: JudgedNight, series: int, keys: Sequence[tuple[str, str]]) -> str:
     """Return the name of the part, empty for the account as a whole."""
     return WHOLE if series < 0 else keys[series][1]
+
+
+def joint_direction(z: Floats) -> tuple[str, str]:
+    """Return the side of the largest residual, and what the residuals mean together for the advertiser.
+
+    >>> joint_direction(np.array([0, -3.0, 0, -2.0, np.nan, 0, -2.5, 0]))
+    ('below', 'bad')
+    """
+    known = np.nan_to_num(z)
+    direction = "above" if known[np.abs(known).argmax()] > 0 else "below"
+    meaning = float(sum(m.good * v for m, v in zip(METRICS, known.tolist(), strict=True)))
+    return direction, "neutral" if abs(meaning) < 1.0 else "good" if meaning > 0 else "bad"
+
+
+def joint_row(p: float, q: float) -> dict[str, Any]:
+    """Return the row of an account that is odd in several metrics together; it has no value and no band."""
+    return {
+        "metric": JOINT,
+        **dict.fromkeys(("value", "expected", "lower", "upper", "size"), float("nan")),
+        "p_value": p,
+        "q_value": q,
+        "anomaly_score": 1.0 - p,
+        "severity": "medium" if p <= 1e-6 else "low",
+        "cross_section_score": 1.0 - p,
+        "root_cause": "[]",
+    }

@@ -151,8 +151,7 @@ def take_in(
 ) -> None:
     """Let the memory learn a judged night, in place."""
     odd = night.flagged[:, layout.account]
-    with np.errstate(invalid="ignore"):
-        far = (night.series_p < FAR_P) | (odd & (night.series_p < 20 * FAR_P))
+    far = _far(night, layout)
     _remember(memory.series, night.series, night.series_runs, odd)
     if layout.split:
         _remember(memory.accounts, night.account, night.account_runs, night.flagged)
@@ -164,6 +163,15 @@ def take_in(
         # After the levels, so that the first ads of a campaign begin at its first rate.
         factor = weekday_factor(memory.levels, weekday)[_CTR]
         memory.creatives.learn(ads, memory.levels.rate[_CTR], factor, far[_CTR])
+
+
+def _far(night: Night, layout: Layout) -> Bools:
+    """Return which values are no evidence, shape (M, n): all of a series, or of an account, that is far off in one."""
+    with np.errstate(invalid="ignore"):
+        series = (night.series_p < FAR_P) | (night.flagged[:, layout.account] & (night.series_p < 20 * FAR_P))
+        account = (night.account_p < FAR_P) | (night.flagged & (night.account_p < 20 * FAR_P))
+    out = series.any(axis=0) | account.any(axis=0)[layout.account]
+    return np.asarray(np.broadcast_to(out, series.shape))
 
 
 def _remember(axis: Axis, night: Expected, runs: Runs, odd: Bools) -> None:

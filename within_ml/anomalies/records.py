@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from within_ml.anomalies.metrics import NAMES
+
 ANOMALY_COLUMNS = (
     "date",
     "anomaly_id",
@@ -142,7 +144,10 @@ def explanation_of(rows: pd.DataFrame, events: pd.DataFrame) -> AnomalyExplanati
         metric=str(worst["metric"]),
         first_date=str(rows["date"].min().date()),
         last_date=str(rows["date"].max().date()),
-        **{name: float(worst[name]) for name in ("value", "expected", "lower", "upper")},
+        value=float(worst["value"]),
+        expected=float(worst["expected"]),
+        lower=float(worst["lower"]),
+        upper=float(worst["upper"]),
         direction=str(worst["direction"]),
         sign=str(worst["sign"]),
         severity=str(worst["severity"]),
@@ -181,6 +186,21 @@ def sentence_of(row: Mapping[str, Any], part: str | None, element: str) -> str:
     return (
         f"{row['metric']} of {who} on {row['date'].date()}: {numbers[0]} where {numbers[1]} were expected "
         f"({numbers[2]} to {numbers[3]}), {by}."
+    )
+
+
+def joint_sentence(row: Mapping[str, Any], residuals: NDArray[np.float64]) -> str:
+    """Say which metrics are odd together, the farthest three.
+
+    >>> row = {"account_id": "a", "date": pd.Timestamp("2024-01-02")}
+    >>> joint_sentence(row, np.array([0.1, -2.0, 0.0, 2.5, 0.2, np.nan, 3.0, 0.0]))
+    'Several metrics of account a on 2024-01-02 are odd together, none alone: cvr higher, conversions higher, clicks lower.'
+    """
+    known = np.nan_to_num(residuals)
+    farthest = np.argsort(-np.abs(known))[:3].tolist()
+    parts = ", ".join(f"{NAMES[i]} {'higher' if known[i] > 0 else 'lower'}" for i in farthest)
+    return (
+        f"Several metrics of account {row['account_id']} on {row['date'].date()} are odd together, none alone: {parts}."
     )
 
 

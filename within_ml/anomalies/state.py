@@ -13,6 +13,7 @@ import pandas as pd
 from within_ml.anomalies.baseline import Levels
 from within_ml.anomalies.creatives import Creatives
 from within_ml.anomalies.discovery import Tails
+from within_ml.anomalies.joint import JointNights
 from within_ml.anomalies.nights import Axis, Memory
 from within_ml.anomalies.runs import Runs
 from within_ml.anomalies.watch import Episode, Watch
@@ -29,6 +30,7 @@ def write_watch(watch: Watch, folder: Path) -> None:
     for name, axis in (("series", memory.series), ("accounts", memory.accounts)):
         arrays |= {f"{name}_tails": axis.tails.counts, f"{name}_run_tails": axis.run_tails.counts}
         arrays |= {f"{name}_runs_{f.name}": getattr(axis.runs, f.name) for f in fields(Runs)}
+    arrays |= {f"joint_{number}": rows for number, rows in enumerate(watch.joint.nights)}
     np.savez_compressed(folder / _ARRAYS, **arrays)
     names = {
         "part": watch.part,
@@ -37,6 +39,7 @@ def write_watch(watch: Watch, folder: Path) -> None:
         "platforms": watch.platforms,
         "ads": list(watch.ads),
         "currencies": watch.currencies,
+        "joint_dates": watch.joint.dates,
         "last": None if watch.last is None else watch.last.isoformat(),
         "metric_episodes": [[*key, _plain(episode)] for key, episode in watch.metric_episodes.items()],
         "account_episodes": [[key, _plain(episode)] for key, episode in watch.account_episodes.items()],
@@ -58,6 +61,7 @@ def read_watch(folder: Path) -> Watch | None:
     with np.load(folder / _ARRAYS, allow_pickle=False) as stored:
         try:
             memory = _memory(dict(stored))
+            nights = [stored[f"joint_{number}"] for number in range(len(names["joint_dates"]))]
         except KeyError as error:
             raise ModelFormatError(f"{folder / _ARRAYS} lacks an array: {error}. Save the detector again.") from error
     return Watch(
@@ -68,6 +72,7 @@ def read_watch(folder: Path) -> Watch | None:
         platforms=names["platforms"],
         ads={(series, ad): number for number, (series, ad) in enumerate(names["ads"])},
         currencies=names["currencies"],
+        joint=JointNights(names["joint_dates"], nights),
         last=None if names["last"] is None else pd.Timestamp(names["last"]),
         metric_episodes={(a, m): _episode(e) for a, m, e in names["metric_episodes"]},
         account_episodes={a: _episode(e) for a, e in names["account_episodes"]},

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from within_ml.anomalies.creatives import AdDay
+from within_ml.anomalies.joint import JointNights
 from within_ml.anomalies.nights import Layout, Memory, Night, change_currency, judge, take_in
 from within_ml.anomalies.panel import Panel
 from within_ml.errors import InputError
@@ -59,6 +60,8 @@ class Watch:
         Series by (account_id, element) and accounts, in order of their first day; the platform of each series.
     ads : dict
         Number of each ad by (number of its series, ad_id).
+    joint : JointNights
+        Recent nights' residuals for the cross-section.
     last : Timestamp or None
         Newest day taken in.
     metric_episodes, account_episodes : dict
@@ -73,6 +76,7 @@ class Watch:
     ads: dict[tuple[int, str], int] = field(default_factory=dict)
     currencies: list[str] = field(default_factory=list)
     last: pd.Timestamp | None = None
+    joint: JointNights = field(default_factory=JointNights)
     metric_episodes: dict[tuple[str, str], Episode] = field(default_factory=dict)
     account_episodes: dict[str, Episode] = field(default_factory=dict)
 
