@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import dagster as dg
 import pytest
 
-from within_pipelines.partitions import MAX_PARTITIONS_PER_RUN
+from within_pipelines.partitions import DAILY, MAX_PARTITIONS_PER_RUN
 from within_pipelines.sensors import RANGE_END, RANGE_START, restated_performance_sensor, severe_anomalies_sensor
 from within_pipelines.sensors.ranges import MAX_RUNS_PER_TICK
 
@@ -115,6 +115,21 @@ class TestRestatedPerformance:
             log.make(asset, day(0), run=night)
         log.end(night, dg.DagsterRunStatus.SUCCESS)
         assert log.tick(restated_performance_sensor, waiting.cursor).requests == []
+
+    @pytest.mark.parametrize(("made", "waits"), [(("ad_performance", "account_health"), True), (("ad_performance",), False)])
+    def test_a_run_of_a_job_is_known_by_what_it_announced(self, log, made, waits):
+        @dg.multi_asset(specs=[dg.AssetSpec(name, partitions_def=DAILY) for name in made])
+        def stand_ins(): ...
+
+        job = dg.define_asset_job("nightly", selection=dg.AssetSelection.all())
+        night = log.instance.create_run_for_job(
+            dg.Definitions([stand_ins], jobs=[job]).resolve_job_def("nightly"),
+            tags={"dagster/partition": day(0)},
+            status=dg.DagsterRunStatus.STARTED,
+        )
+        assert night.asset_selection is None
+        log.make("ad_performance", day(0), run=night.run_id, changed_accounts="all")
+        assert len(log.tick(restated_performance_sensor).requests) == (0 if waits else 1)
 
     def test_a_night_that_fails_before_its_health_is_answered(self, log):
         night = log.run("ad_performance", *REMADE, status=dg.DagsterRunStatus.STARTED)
