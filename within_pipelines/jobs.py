@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from within_pipelines.assets import features, lake, publishing, regions, scoring, training
+from within_pipelines.assets import anomalies, features, health, lake, publishing, regions, scoring, training
 
 NIGHTLY_GROUPS = ("lake", "features", "scoring", "publishing")
 
@@ -21,13 +21,13 @@ performance_job = dg.define_asset_job(
 nightly_job = dg.define_asset_job(
     "nightly",
     selection=dg.AssetSelection.groups(*NIGHTLY_GROUPS),
-    description="Everything for the day that ended: ingest, features, scores, publication.",
+    description="Everything for the day that ended: ingest, features, scores, anomalies, health, publication.",
 )
 
 training_job = dg.define_asset_job(
     "training",
     selection=dg.AssetSelection.groups("training"),
-    description="Train, calibrate, evaluate and register the model as of a Monday, ask the gate; factors of regions.",
+    description="Train, calibrate, evaluate and register the models as of a Monday, ask the gate; factors of regions.",
 )
 
 drift_job = dg.define_asset_job(
@@ -38,9 +38,16 @@ drift_job = dg.define_asset_job(
 
 health_job = dg.define_asset_job(
     "health",
-    selection=dg.AssetSelection.from_string('key:"account_features" or key:"anomalies" or key:"account_health"'),
-    description="Make the health of accounts and days anew, and what it is made of.",
+    selection=dg.AssetSelection.assets(
+        features.account_features,
+        anomalies.anomalies,
+        health.account_segments,
+        health.account_health,
+        publishing.published_anomalies,
+        publishing.published_health,
+    ),
+    description="Make the health of accounts and days anew, with what it is made of, and publish it.",
 )
 
 ALL_JOBS = [landing_job, performance_job, nightly_job, training_job, drift_job, health_job]
-ASSETS = [features, lake, publishing, regions, scoring, training]
+ASSETS = [anomalies, features, health, lake, publishing, regions, scoring, training]

@@ -374,5 +374,5 @@ def test_account_health_outside_its_ranges_is_refused(postgres_url, changes):
 
 
 def test_an_unknown_table_is_refused_by_name(postgres_url):
-    with pytest.raises(InputError, match="A published table is one of 'ad_scores'.*'ad_notes'"):
+    with pytest.raises(InputError, match=r"A published table is one of 'ad_scores'.*'ad_notes'"):
         PublishedTable(postgres_url, "ad_notes")

@@ -619,6 +619,7 @@ class TestBadInput:
             ("drift_date", date(2025, 1, 1)),
             ("drift_size", "big"),
             ("max_images", 0),
+            ("churn_model", "cox"),
         ],
     )
     def test_configuration_is_checked(self, field: str, value: object):

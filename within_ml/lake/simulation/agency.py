@@ -6,15 +6,26 @@ Writing files belongs in `writing`; how rates come about in `process`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from within_ml.errors import InputError
 from within_ml.lake.simulation.config import SimulationConfig
 from within_ml.lake.simulation.events import plan_drift, plant_anomalies
+from within_ml.lake.simulation.leaving import (
+    HAZARD_SCHEMA,
+    WEEK,
+    Leaving,
+    hazard_table,
+    plan_fortunes,
+    plan_leaving,
+    with_leaving,
+)
 from within_ml.lake.simulation.process import MATURE_LAG, Process
 from within_ml.lake.simulation.tables import (
     Names,
@@ -23,13 +34,16 @@ from within_ml.lake.simulation.tables import (
     anomalies_table,
     campaigns_table,
     churn_table,
+    dates,
     effects_table,
     name_everything,
     performance_table,
     regions_table,
     true_ctr_table,
 )
-from within_ml.lake.simulation.world import build_world
+from within_ml.lake.simulation.world import World, build_world
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +63,9 @@ class Agency:
         The arithmetic of a day.
     names : Names
         Ids of all entities.
+    hazards : pyarrow.Table
+        Truth with ``churn_model="hazard"``: each account's weekly hazard of leaving and what drives it,
+        `HAZARD_SCHEMA`; otherwise empty.
 
     Examples
     --------
@@ -67,6 +84,7 @@ class Agency:
     effects: pa.Table
     process: Process
     names: Names
+    hazards: pa.Table
 
     @property
     def drift_date(self) -> date:
@@ -195,16 +213,42 @@ def simulate(config: SimulationConfig | None = None) -> Agency:
     config = SimulationConfig() if config is None else config
     world = build_world(config)
     names = name_everything(world)
-    process = Process(world, plant_anomalies(world), plan_drift(config))
+    process, leaving = _process(world)
+    world = process.world
     return Agency(
         config=config,
         regions=regions_table(),
         accounts=accounts_table(world, names),
-        campaigns=campaigns_table(world, names),
-        ads=ads_table(world, names),
+        campaigns=_begun(campaigns_table(world, names), world.campaigns.start, world.campaigns.account, world),
+        ads=_begun(ads_table(world, names), world.ads.start, world.campaigns.account[world.ads.campaign], world),
         anomalies=anomalies_table(world, names, process.anomalies),
         churn=churn_table(world, names),
         effects=effects_table(world, names, process.drift),
         process=process,
         names=names,
+        hazards=_hazards(world, names, leaving),
     )
+
+
+def _process(world: World) -> tuple[Process, Leaving | None]:
+    """Plan the days, and who leaves if that follows from them."""
+    process = Process(world, plant_anomalies(world), plan_drift(world.config))
+    if world.config.churn_model == "planned":
+        return process, None
+    process = replace(process, fortunes=plan_fortunes(world.config))
+    leaving = plan_leaving(process)
+    seen = tuple(a for a in process.anomalies if a.end < leaving.left[a.account])
+    return replace(process, world=with_leaving(world, leaving), anomalies=seen), leaving
+
+
+def _begun(table: pa.Table, start: Ints, account: Ints, world: World) -> pa.Table:
+    """Leave out what would have begun after its account had left."""
+    begins = start < world.accounts.churned[account]
+    return table if begins.all() else table.filter(pa.array(begins))
+
+
+def _hazards(world: World, names: Names, leaving: Leaving | None) -> pa.Table:
+    if leaving is None:
+        return HAZARD_SCHEMA.empty_table()
+    first_days = dates(world, WEEK * np.arange(leaving.hazard.shape[1]))
+    return hazard_table(leaving, names.account, first_days)

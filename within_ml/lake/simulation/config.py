@@ -21,6 +21,9 @@ from within_ml.errors import InputError, shown
 KNOWN_PLATFORMS = ("google", "meta", "tiktok")
 """Platforms that the simulation has base rates and prices for."""
 
+CHURN_MODELS = ("planned", "hazard")
+"""How accounts come to leave: on a day drawn beforehand, or by a weekly hazard that follows from their performance."""
+
 MAX_DAYS = 3660
 MAX_ACCOUNTS = 100_000
 REGIONS = 50
@@ -81,6 +84,9 @@ class SimulationConfig:
         Median loss on the logit scale per unit of ``log(1 + age / 14 days)``; 0 for none.
     max_images : int
         Distinct images, at least 1; ads share them.
+    churn_model : str
+        One of `CHURN_MODELS`. With ``"hazard"`` accounts have ups and downs and leave by what `leaving` says;
+        ``churn_share`` and ``false_alarm_share`` then count for nothing.
 
     Raises
     ------
@@ -117,6 +123,7 @@ class SimulationConfig:
     weekday_strength: float = 1.0
     fatigue: float = 0.20
     max_images: int = 500
+    churn_model: str = "planned"
 
     def __post_init__(self) -> None:
         _require_date("start_date", self.start_date)
@@ -126,6 +133,8 @@ class SimulationConfig:
             _require_real(name, getattr(self, name), low_real, high_real)
         self._check_last_date()
         self._check_platforms()
+        if self.churn_model not in CHURN_MODELS:
+            raise InputError(f"churn_model must be one of {shown(CHURN_MODELS)}; it is {self.churn_model!r}.")
         if self.churn_share + self.false_alarm_share > 1:
             raise InputError(
                 "churn_share and false_alarm_share must add up to at most 1; "
@@ -162,13 +171,20 @@ class SimulationConfig:
         return (2 * self.days) // 3 if self.drift_date is None else (self.drift_date - self.start_date).days
 
     def as_json(self) -> str:
-        """Return the configuration as JSON with sorted keys and ISO dates."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
+        """Return the configuration as JSON with sorted keys and ISO dates.
+
+        Options that came after the first simulations are told where they are used, so that those keep their print.
+        """
+        told = dataclasses.asdict(self)
+        unused = [name for name, default in _LATER_OPTIONS.items() if told[name] == default]
+        return json.dumps({k: v for k, v in told.items() if k not in unused}, sort_keys=True, default=str)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the configuration: two agencies with the same one are the same."""
         return hashlib.sha256(self.as_json().encode()).hexdigest()
 
+
+_LATER_OPTIONS: dict[str, object] = {"churn_model": "planned"}
 
 _WHOLE = (
     ("accounts", 1, MAX_ACCOUNTS),

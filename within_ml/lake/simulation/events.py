@@ -71,6 +71,29 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fortunes:
+    """Ups and downs of accounts: shifts of logit ctr and cvr, log cpc and log volume, each of shape (accounts, weeks).
+
+    A week's value holds on its first day; between two weeks they change evenly.
+    """
+
+    ctr: Floats
+    cvr: Floats
+    cpc: Floats
+    volume: Floats
+
+
+def fortune(paths: Floats, day: int) -> Floats:
+    """Return one path's value of each account on a day.
+
+    >>> fortune(np.array([[0.0, 7.0]]), 3)
+    array([3.])
+    """
+    week, rest = divmod(day, 7)
+    return np.asarray(paths[:, week] + (paths[:, week + 1] - paths[:, week]) * (rest / 7), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Factors:
     """Factors of one day, one value per campaign."""
 

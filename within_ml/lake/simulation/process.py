@@ -6,7 +6,8 @@ day, so that days can be drawn in any order and in chunks of any size. The true 
     logit(ctr) = platform + industry + account + campaign + objective + audience + creative      (fixed per ad)
                + region + weekday + season + fatigue(age) + decline + drift + daily noise        (by day)
 
-times the factor of an anomaly; clicks are binomial given impressions.
+times the factor of an anomaly; clicks are binomial given impressions. Where accounts have fortunes, those shift ctr,
+cvr, cost and volume too.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from within_ml.lake.simulation.events import (
     Anomaly,
     Drift,
     Factors,
+    Fortunes,
     day_factors,
     decline,
+    fortune,
 )
 from within_ml.lake.simulation.world import World, expit
 
@@ -87,9 +90,23 @@ class Process:
     world: World
     anomalies: tuple[Anomaly, ...]
     drift: Drift
+    fortunes: Fortunes | None = None
 
     def cells(self, day: int) -> Cells:
         """Return who was shown where how often on a day, and at what true rates."""
+        cells = self._drawn_cells(day)
+        if self.fortunes is None:
+            return cells
+        # Accounts that left are drawn and dropped: the draws of the others do not depend on who has left.
+        there = day < self.world.accounts.churned[self.world.campaigns.account[self.world.ads.campaign[cells.ad]]]
+        return Cells(*(getattr(cells, name)[there] for name in Cells.__slots__))
+
+    def _fortune(self, name: str, day: int, campaign: Ints) -> Floats:
+        """Return a shift of each campaign's account."""
+        shift: Floats = fortune(getattr(self.fortunes, name), day)[self.world.campaigns.account[campaign]]
+        return shift
+
+    def _drawn_cells(self, day: int) -> Cells:
         world, campaigns = self.world, self.world.campaigns
         factors = day_factors(world, self.anomalies, day)
         live = np.flatnonzero((world.ads.start <= day) & (day <= world.ads.end))
@@ -102,6 +119,8 @@ class Process:
         ctr = np.minimum(expit(logit) * factors.ctr[row_campaign], 0.95)
         cvr = expit(self._cvr_logit(live, day))[row] * factors.cvr[row_campaign]
         cpc = campaigns.cpc[row_campaign] * factors.cpc[row_campaign]
+        if self.fortunes is not None:
+            cpc = cpc * np.exp(self._fortune("cpc", day, row_campaign))
         regions = campaigns.regions[row_campaign, column]
         return Cells(live[row], regions, impressions[row, column], ctr, cvr, cpc)
 
@@ -140,6 +159,8 @@ class Process:
         volume = campaigns.volume * self._by_industry(day, _volume_factor)[industry] * factors.impressions
         volume = volume * (1 - DECLINE_VOLUME * decline(world.accounts, day)[account])
         volume = volume * self._stream("campaign_volume", day).lognormal(0, 0.12, volume.size)
+        if self.fortunes is not None:
+            volume = volume * np.exp(self._fortune("volume", day, np.arange(volume.size)))
         campaign = ads.campaign[live]
         weight = ads.weight[live] * self._stream("ad_volume", day).lognormal(0, 0.2, live.size)
         total = np.bincount(campaign, weights=weight, minlength=volume.size)
@@ -157,6 +178,8 @@ class Process:
             + DECLINE_CTR * decline(world.accounts, day)[account]
             + self._stream("ctr", day).normal(0, world.config.daily_noise, live.size)
         )
+        if self.fortunes is not None:
+            logit += self._fortune("ctr", day, campaign)
         if day >= self.drift.day:
             logit += self.drift.platform[world.campaigns.platform[campaign]]
             logit += self.drift.theme[world.creatives.theme[live]]
@@ -168,14 +191,16 @@ class Process:
         account = world.campaigns.account[campaign]
         industry_cvr = np.array([i.cvr_logit for i in words.INDUSTRIES])
         platform_cvr = np.array([words.PLATFORMS[name].cvr_logit for name in world.config.platforms])
-        return np.asarray(
+        logit = (
             platform_cvr[world.campaigns.platform[campaign]]
             + industry_cvr[world.accounts.industry[account]]
             + world.accounts.cvr[account]
             + np.array(words.OBJECTIVE_CVR)[world.campaigns.objective[campaign]]
-            + DECLINE_CVR * decline(world.accounts, day)[account],
-            dtype=np.float64,
+            + DECLINE_CVR * decline(world.accounts, day)[account]
         )
+        if self.fortunes is not None:
+            logit = logit + self._fortune("cvr", day, campaign)
+        return np.asarray(logit, dtype=np.float64)
 
     def _by_industry(self, day: int, value: Callable[[words.Industry, int, float], float]) -> Floats:
         """Return a value per industry, from its weekday and its season in [-1, 1]."""

@@ -58,7 +58,10 @@ CHURN_SCHEMA = pa.schema(
         ("recovered_date", pa.date32()),
     ]
 )
-"""Accounts that decline; they have either a churned_date (no rows from that day on) or a recovered_date."""
+"""Accounts that decline; they have either a churned_date (no rows from that day on) or a recovered_date.
+
+Accounts that leave without a planned decline have nothing but a churned_date.
+"""
 
 EFFECT_SCHEMA = pa.schema([("kind", pa.string()), ("key", pa.string()), ("effect", pa.float64())])
 """Effects on the logit of the true ctr, by kind and key; ``drift_…`` kinds hold from the drift day on."""
@@ -288,14 +291,14 @@ def anomalies_table(world: World, names: Names, anomalies: tuple[Anomaly, ...]) 
 def churn_table(world: World, names: Names) -> pa.Table:
     """Return the accounts that decline, `CHURN_SCHEMA`."""
     accounts = world.accounts
-    chosen = np.flatnonzero(accounts.decline_start < NEVER)
+    chosen = np.flatnonzero((accounts.decline_start < NEVER) | (accounts.churned < NEVER))
     start, end, churned = accounts.decline_start[chosen], accounts.decline_end[chosen], accounts.churned[chosen]
     leaves = churned < NEVER
     return pa.table(
         [
             _take(names.account, chosen),
             dates(world, start),
-            dates(world, np.where(leaves, end - 1, (start + end) // 2)),
+            dates(world, np.where(start >= NEVER, NEVER, np.where(leaves, end - 1, (start + end) // 2))),
             dates(world, churned),
             dates(world, np.where(leaves, NEVER, end)),
         ],

@@ -187,9 +187,10 @@ def _histories(config: SimulationConfig) -> tuple[Ints, Ints, Ints, Ints]:
     rng = stream(config.seed, "histories")
     n, days = config.accounts, config.days
     order = rng.permutation(n)
-    # One day has no room for a decline.
-    churners = round(config.churn_share * n) if days > 1 else 0
-    scared = min(round(config.false_alarm_share * n), n - churners) if days > 1 else 0
+    # One day has no room for a decline; those who leave of their own do not decline by plan.
+    planned = days > 1 and config.churn_model == "planned"
+    churners = round(config.churn_share * n) if planned else 0
+    scared = min(round(config.false_alarm_share * n), n - churners) if planned else 0
     joining = min(round(config.new_account_share * n), n - churners - scared)
     end = rng.integers(days // 4, days, size=n)
     length = rng.integers(28, 57, size=n)

@@ -98,7 +98,8 @@ def write_truth(
     """Write what is true of the agency; the folder must not be part of a lake or landing zone.
 
     The folder gets ``true_ctr/true_ctr_<first>_<last>.parquet``, ``anomalies.parquet``, ``churn.parquet``,
-    ``effects.parquet`` and ``truth.json`` (configuration, drift date, delay of conversions).
+    ``effects.parquet`` and ``truth.json`` (configuration, drift date, delay of conversions); with
+    ``churn_model="hazard"`` also ``hazards.parquet``.
 
     Raises
     ------
@@ -111,6 +112,8 @@ def write_truth(
     _refuse_foreign(agency, folder)
     (folder / "true_ctr").mkdir(parents=True, exist_ok=True)
     tables = {"anomalies": agency.anomalies, "churn": agency.churn, "effects": agency.effects}
+    if agency.config.churn_model == "hazard":
+        tables["hazards"] = agency.hazards
     files = [_write_one(agency, folder / f"{name}.parquet", table) for name, table in tables.items()]
     files.append(_write_summary(agency, folder / "truth.json"))
     config = agency.config

@@ -1,0 +1,71 @@
+"""Days in a row that are odd in the same way, taken together: three days without a conversion say what one cannot.
+
+Only where counting noise is the larger part of the noise: there days are independent and few events are all there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from within_ml.anomalies.baseline import Expected
+from within_ml.anomalies.counts import signed_residual
+
+Floats = NDArray[np.float64]
+
+CHANGE = 0.4
+"""Relative change from which a day goes on with a run."""
+
+LONGEST = 7
+"""Days that are taken together at most."""
+
+
+@dataclass(slots=True, eq=False)
+class Runs:
+    """The runs that last; every array of shape (M, n), ``days`` is negative for runs below the expectation."""
+
+    days: Floats
+    value: Floats
+    mean: Floats
+    unit: Floats
+    extra: Floats
+
+    @classmethod
+    def empty(cls, metrics: int) -> Runs:
+        """Return the runs of no series."""
+        return cls(*(np.zeros((metrics, 0)) for _ in range(5)))
+
+    def grow(self, n: int) -> None:
+        """Append series without a run up to n, in place."""
+        for name in ("days", "value", "mean", "unit", "extra"):
+            array = getattr(self, name)
+            setattr(self, name, np.pad(array, ((0, 0), (0, n - array.shape[1]))))
+
+    def with_night(self, night: Expected) -> Runs:
+        """Return the runs up to tonight; those that tonight does not go on with are over."""
+        n = night.z.shape[1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            change = night.value / night.mean - 1
+            counting = night.unit / night.mean > night.extra
+            side = np.where(counting & (np.abs(change) >= CHANGE), np.sign(change), 0.0)
+        unknown = np.isnan(night.z)
+        before = self.days[:, :n]
+        lasts = (side != 0) & (np.sign(before) == side) & (np.abs(before) < LONGEST)
+        terms = (side, night.value, night.mean, night.unit * night.mean, night.extra * night.mean)
+
+        def added(old: Floats, new: Floats) -> Floats:
+            tonight = np.where(lasts, old[:, :n], 0.0) + np.where(side != 0, new, 0.0)
+            return np.where(unknown, old[:, :n], tonight)
+
+        olds = (self.days, self.value, self.mean, self.unit, self.extra)
+        return Runs(*(added(old, new) for old, new in zip(olds, terms, strict=True)))
+
+    def residuals(self, night: Expected) -> Floats:
+        """Return the residuals of runs of two days or more that include tonight, NaN elsewhere, shape (M, n)."""
+        z = np.full(self.days.shape, np.nan)
+        told = (np.abs(self.days) >= 2) & ~np.isnan(night.z)
+        mean = self.mean[told]
+        z[told] = signed_residual(self.value[told], mean, self.unit[told] / mean, self.extra[told] / mean)
+        return z
