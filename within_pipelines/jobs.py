@@ -2,9 +2,19 @@
 
 import dagster as dg
 
-from within_pipelines.assets import anomalies, features, health, lake, publishing, regions, scoring, training
+from within_pipelines.assets import (
+    anomalies,
+    features,
+    health,
+    lake,
+    monitoring,
+    publishing,
+    regions,
+    scoring,
+    training,
+)
 
-NIGHTLY_GROUPS = ("lake", "features", "scoring", "publishing")
+NIGHTLY_GROUPS = ("lake", "features", "scoring", "monitoring", "publishing")
 
 landing_job = dg.define_asset_job(
     "landing",
@@ -21,7 +31,7 @@ performance_job = dg.define_asset_job(
 nightly_job = dg.define_asset_job(
     "nightly",
     selection=dg.AssetSelection.groups(*NIGHTLY_GROUPS),
-    description="Everything for the day that ended: ingest, features, scores, anomalies, health, publication.",
+    description="Everything for the day that ended: ingest, features, scores, anomalies, health, drift, publication.",
 )
 
 training_job = dg.define_asset_job(
@@ -32,7 +42,7 @@ training_job = dg.define_asset_job(
 
 drift_job = dg.define_asset_job(
     "drift",
-    selection=dg.AssetSelection.from_string('key:"feature_drift" or key:"prediction_drift"'),
+    selection=dg.AssetSelection.assets(monitoring.feature_drift, monitoring.prediction_drift),
     description="Check days that were made for drift.",
 )
 
@@ -50,4 +60,4 @@ health_job = dg.define_asset_job(
 )
 
 ALL_JOBS = [landing_job, performance_job, nightly_job, training_job, drift_job, health_job]
-ASSETS = [anomalies, features, health, lake, publishing, regions, scoring, training]
+ASSETS = [anomalies, features, health, lake, monitoring, publishing, regions, scoring, training]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 import numpy as np
@@ -42,7 +42,6 @@ from within_pipelines.rows import contracted
 
 if TYPE_CHECKING:
     from within_ml.health import AccountHealthPredictor
-
     from within_ml.registry import ModelRegistry
 
 NAME = ModelType.ACCOUNT_HEALTH
@@ -154,7 +153,6 @@ def account_health_evaluation(
 ) -> dg.MaterializeResult[Any]:
     """Evaluate out of time, write the report, register the version."""
     from within_ml.health import AccountHealthPredictor
-
     from within_ml.validation.report import reliability_figure_png
     from within_ml.validation.risk import evaluate_risk
 
@@ -219,7 +217,6 @@ def account_health_champion(
 ) -> dg.MaterializeResult[Any]:
     """Compare challenger, champion and baselines on the same later account-weeks; write the decision down."""
     from within_ml.health import AccountHealthPredictor
-
     from within_ml.validation.gate import PromotionGate
     from within_ml.validation.risk import RISK_CRITERIA
 
@@ -317,7 +314,7 @@ def account_health(
         versions = _versions(registry, config, wanted, context.run.tags.get(BACKFILL_TAG, ""))
         found = {day: HEALTH.schema.empty_table() for day in wanted if day not in versions}
         for (version, first), together in _alike(versions):
-            predictor = registry.load(NAME, version)
+            predictor = cast("AccountHealthPredictor", registry.load(NAME, version))
             scored = _scored(store, features, predictor, first, together, config.accounts)
             for day in together:
                 rows = on(scored, day)

@@ -179,8 +179,11 @@ class TestRestatedPerformance:
         assert len({key for tick in ticks for key in tick.keys}) == 500
         assert all(len(tick.cursor or "") < 20 for tick in ticks)
 
-    @pytest.mark.parametrize("query", ["get_latest_storage_id_by_partition", "fetch_materializations"])
-    def test_a_tick_that_fails_is_repeated_with_the_same_keys(self, log, monkeypatch, query):
+    @pytest.mark.parametrize(
+        ("query", "nth"),
+        [("fetch_materializations", 1), ("fetch_materializations", 2), ("get_latest_storage_id_by_partition", 1)],
+    )
+    def test_a_tick_that_fails_is_repeated_with_the_same_keys(self, log, monkeypatch, query, nth):
         a_night(log, *span(0, 9))
         cursor = log.tick(restated_performance_sensor).cursor
         log.make("ad_performance", *span(2, 4), changed_accounts=["a"])
@@ -188,19 +191,19 @@ class TestRestatedPerformance:
         storage, calls = log.instance.event_log_storage, []
         real = getattr(storage, query)
 
-        def breaks_the_second_time(*args, **kwargs):
+        def breaks_once(*args, **kwargs):
             calls.append(args)
-            if len(calls) == 2:
+            if len(calls) == nth:
                 raise ConnectionError("the server closed the connection")
             return real(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, query, breaks_the_second_time)
+            patch.setattr(storage, query, breaks_once)
             with pytest.raises(ConnectionError):
                 log.tick(restated_performance_sensor, cursor)
         again = log.tick(restated_performance_sensor, cursor)
         assert (again.keys, again.cursor) == (expected.keys, expected.cursor)
-        assert len(calls) == 2
+        assert len(calls) == nth
 
 
 class TestSevereAnomalies:
@@ -261,7 +264,8 @@ class TestSevereAnomalies:
 
     def test_a_burst_of_nights_is_drained(self, log):
         days = [(date(2022, 1, 1) + timedelta(days=n)).isoformat() for n in range(500)]
-        log.make("account_health", *days)
+        for asset in ("account_features", "account_health"):
+            log.make(asset, *days)
         for number, night in enumerate(days):
             log.make("anomalies", night, high_severity_accounts=[f"account {number % 2}"])
         ticks = log.drain(severe_anomalies_sensor)
