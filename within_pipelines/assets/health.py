@@ -47,19 +47,21 @@ if TYPE_CHECKING:
 NAME = ModelType.ACCOUNT_HEALTH
 OWNERS = ["team:ml"]
 HEALTH, SEGMENTS = CONTRACTS["account_health"], CONTRACTS["account_segments"]
-MODEL, REPORT = "model", "report"
-LABEL = "label"
+MODEL, JUDGED, REPORT = "model", "judged.parquet", "report"
+LABEL, PREDICTED = "label", "predicted"
+KEPT = ["account_id", "date", LABEL]
+JUDGED_COLUMNS = (*KEPT, PREDICTED)
 MOST_PICTURES = 5
 
 HISTORY_MONTHS = 7
 """Months before that of a day whose performance makes the indicators, which look back 180 days."""
 
 SEGMENT_DAYS = 90
-TEST_DAYS = 28
+TEST_DAYS = 14
 """Account-weeks of the last days with known outcomes are not fitted on: the model is judged by them."""
 
-LEAST_EVENTS = 10
-"""Account-weeks before a bad outcome without which there is no model of it."""
+LEAST_ACCOUNTS = 4
+"""Accounts with a bad outcome, and without one, below which there is no model of it."""
 
 BASELINE_FEATURE = "clicks_28d_vs_90d"
 DETAIL = ("platform", "campaign_id", "ad_id", "region", "audience_age", "audience_gender")
@@ -120,7 +122,9 @@ def account_health_model(
             predictor.fit(
                 history.performance, accounts=history.accounts, account_features=history.features, as_of=known
             )
-            predictor.save(models.vintage(NAME, context.partition_key) / MODEL)
+            folder = models.vintage(NAME, context.partition_key)
+            write_whole(folder / JUDGED, _judged(predictor, seen, test).to_parquet())
+            predictor.save(folder / MODEL)
     if reason:
         context.log.warning(f"There is no model of account health as of {monday}: {reason}")
         return
@@ -142,7 +146,8 @@ def account_health_model(
     partitions_def=AS_OF_MONDAYS,
     pool="training",
     deps=[account_health_model],
-    description="How good the model of account health is on later weeks, beside baselines; registered as challenger.",
+    description="How good the model of account health is on accounts and weeks that it has not seen, beside baselines; "
+    "registered as challenger.",
 )
 def account_health_evaluation(
     context: dg.AssetExecutionContext,
@@ -151,7 +156,7 @@ def account_health_evaluation(
     training: TrainingResource,
     models: RegistryResource,
 ) -> dg.MaterializeResult[Any]:
-    """Evaluate out of time, write the report, register the version."""
+    """Evaluate on unseen accounts and weeks, write the report, register the version."""
     from within_ml.health import AccountHealthPredictor
     from within_ml.validation.report import reliability_figure_png
     from within_ml.validation.risk import evaluate_risk
@@ -160,11 +165,13 @@ def account_health_evaluation(
     vintage = models.vintage(NAME, context.partition_key)
     with measured() as measurement:
         predictor = AccountHealthPredictor.load(vintage / MODEL)
+        judged = pd.read_parquet(vintage / JUDGED)
+        baselines = {name: judged[name] for name in judged.columns if name not in JUDGED_COLUMNS}
+        report = evaluate_risk(judged[PREDICTED], baselines, judged[LABEL], judged["account_id"])
         history = _history(lake.store, features, training, monday)
-        seen, test = _judged_rows(predictor, history, monday)
+        _, test = _judged_rows(predictor, history, monday)
         predicted = predictor.predict(test)
-        report = evaluate_risk(predicted, _baselines(seen, test), test[LABEL], test["account_id"])
-        curve = reliability_figure_png(report.reliability)
+        curve = reliability_figure_png(report.reliability, quantity="share of bad states")
         waterfall = _highest_waterfall(predictor, test, predicted)
         files = {"report.json": report.to_json().encode(), "reliability.png": curve, "waterfall.png": waterfall}
         for name, content in files.items():
@@ -190,8 +197,8 @@ def account_health_evaluation(
             "reliability_curve": picture("png", curve),
             "beside_baselines": dg.MetadataValue.md(report.to_markdown()),
             "highest_risk": picture("png", waterfall),
-            "test_rows": report.n_rows,
-            "test_bad_outcomes": report.events,
+            "judged_account_weeks": report.n_rows,
+            "judged_bad_outcomes": report.events,
             "report": dg.MetadataValue.path(str(vintage / REPORT / "report.json")),
             "test_log_loss": report.model.log_loss.value,
             **measurement.metadata,
@@ -215,25 +222,29 @@ def account_health_champion(
     training: TrainingResource,
     models: RegistryResource,
 ) -> dg.MaterializeResult[Any]:
-    """Compare challenger, champion and baselines on the same later account-weeks; write the decision down."""
+    """Compare the challenger with baselines and champion on account-weeks unseen by both; write the decision down."""
     from within_ml.health import AccountHealthPredictor
-    from within_ml.validation.gate import PromotionGate
+    from within_ml.validation.gate import PromotionGate, joined
     from within_ml.validation.risk import RISK_CRITERIA
 
     registry, monday = models.registry(), date.fromisoformat(context.partition_key)
+    gate = PromotionGate(RISK_CRITERIA)
     with measured() as measurement:
-        history = _history(lake.store, features, training, monday)
-        seen, test = _judged_rows(AccountHealthPredictor(), history, monday)
         version = registry.resolve(NAME, "as_of", monday)
+        judged = pd.read_parquet(models.vintage(NAME, context.partition_key) / JUDGED)
+        baselines = {name: judged[name] for name in judged.columns if name not in JUDGED_COLUMNS}
+        facts = (judged[LABEL], np.ones(len(judged)), judged["account_id"])
+        decisions = [gate.decide(judged[PREDICTED], None, baselines, *facts)]
         champion = registry.aliases(NAME).get("champion")
-        decision = PromotionGate(RISK_CRITERIA).decide(
-            registry.load(NAME, version).predict(test),
-            registry.load(NAME, champion).predict(test) if champion and champion != version else None,
-            _baselines(seen, test),
-            test[LABEL].to_numpy(dtype=float),
-            np.ones(len(test)),
-            test["account_id"],
-        )
+        if champion and champion != version:
+            history = _history(lake.store, features, training, monday)
+            rows = pd.concat(_judged_rows(AccountHealthPredictor(), history, monday), ignore_index=True)
+            # What the champion was fitted on says nothing of it: only the weeks after that are compared.
+            unseen = judged["date"] >= registry.version(NAME, champion).tags["trained_through"]
+            opponent = registry.load(NAME, champion).predict(rows[unseen])
+            own = judged.loc[unseen, PREDICTED]
+            decisions.append(gate.decide(own, opponent, {}, *(np.asarray(values)[unseen] for values in facts)))
+        decision = joined(decisions)
         verdict = decide(context, registry, NAME, version, decision)
     return verdict_result(registry, NAME, version, decision, verdict, measurement)
 
@@ -350,32 +361,43 @@ def _known_until(predictor: "AccountHealthPredictor", monday: date) -> date:
 def _judged_rows(
     predictor: "AccountHealthPredictor", history: History, monday: date
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Account-weeks that the model could be fitted on, and those it is judged by, with their outcomes."""
-    rows = predictor.training_rows(
-        history.performance, history.accounts, monday - timedelta(days=1), account_features=history.features
+    """Account-weeks that the model is fitted on, and later ones, with their outcomes."""
+    known = _known_until(predictor, monday)
+    seen, every = (
+        predictor.training_rows(history.performance, history.accounts, last, account_features=history.features)
+        for last in (known, monday - timedelta(days=1))
     )
-    known = pd.Timestamp(_known_until(predictor, monday))
-    day = pd.to_datetime(rows["date"])
-    seen = rows[day <= known - pd.Timedelta(days=predictor.time_window)]
-    return seen.reset_index(drop=True), rows[day >= known].reset_index(drop=True)
+    return seen, every[pd.to_datetime(every["date"]) >= pd.Timestamp(known)].reset_index(drop=True)
+
+
+def _judged(predictor: "AccountHealthPredictor", seen: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Predictions to judge the model by, its own and the baselines'.
+
+    Account-weeks it was fitted on are predicted by its folds that have not seen the account; later ones by itself. An
+    agency has tens of accounts and a bad outcome is rare: later weeks alone would take years to tell two models apart.
+    """
+    from within_ml.validation.risk import cross_fitted_risk_baselines, fit_risk_baselines
+
+    risk = predictor.risk_model
+    crossed = cross_fitted_risk_baselines(seen, seen[LABEL], seen["account_id"], feature=BASELINE_FEATURE)
+    fitted = fit_risk_baselines(seen, seen[LABEL], feature=BASELINE_FEATURE)
+    before = seen[KEPT].assign(**{PREDICTED: risk.calibrated(risk.out_of_fold_)}, **crossed)
+    after = test[KEPT].assign(
+        **{PREDICTED: predictor.predict(test)}, **{name: baseline.predict(test) for name, baseline in fitted.items()}
+    )
+    return pd.concat([before, after], ignore_index=True).assign(date=lambda rows: rows["date"].astype(str).str[:10])
 
 
 def _too_little(seen: pd.DataFrame, test: pd.DataFrame) -> str:
     """Why there is no model, in a sentence; empty where there is enough to fit and to judge one."""
-    events = int(seen[LABEL].sum()) if len(seen) else 0
-    if min(events, len(seen) - events) < LEAST_EVENTS or not len(test):
+    worse = seen.loc[seen[LABEL] == 1, "account_id"].nunique()
+    better = seen["account_id"].nunique() - worse
+    if min(worse, better) < LEAST_ACCOUNTS or not len(test):
         return (
-            f"at least {LEAST_EVENTS} account-weeks before a bad outcome and as many before none are required, and "
-            f"later ones to judge by, however: {events} of {len(seen)}, and {len(test)} later ones."
+            f"at least {LEAST_ACCOUNTS} accounts with a bad outcome and as many without one are required, and later "
+            f"weeks to judge by; however, there are {worse} and {better}, and {len(test)} later account-weeks."
         )
     return ""
-
-
-def _baselines(seen: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
-    from within_ml.validation.risk import fit_risk_baselines
-
-    fitted = fit_risk_baselines(seen, seen[LABEL], feature=BASELINE_FEATURE)
-    return {name: baseline.predict(test) for name, baseline in fitted.items()}
 
 
 def _highest_waterfall(predictor: "AccountHealthPredictor", rows: pd.DataFrame, predicted: Any) -> bytes:
