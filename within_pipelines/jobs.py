@@ -51,6 +51,7 @@ health_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(
         features.account_features,
         anomalies.anomalies,
+        health.account_segments,
         health.account_health,
         publishing.published_anomalies,
         publishing.published_health,

@@ -1,24 +1,45 @@
 """From restated performance and severe anomalies to the health of the accounts and days touched, and of no others.
 
-A restated day D touches the health of D and of every later day that was made already and whose features look back to D.
-The run makes what health is made of first; days that are not whole yet are made whole, all others for the accounts
+A restated day D touches the health of D and of each later day that was made already and whose history reaches back to
+D. The run makes what health is made of first; a day that is not there yet is made whole, all others for the accounts
 touched. What was made after its cause for these accounts, by a night's run for instance, is not asked for again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import reduce
 
 import dagster as dg
 
+from within_pipelines.assets.health import HISTORY_MONTHS
 from within_pipelines.jobs import health_job
-from within_pipelines.sensors.events import ANSWERS_PER_TICK, Made, made, narrowed_to, newest, position, until_awaited
-from within_pipelines.sensors.ranges import CAUSE_TAG, Accounts, Need, Span, fitting, in_history, shifted, spans
+from within_pipelines.partitions import history_start
+from within_pipelines.sensors.events import (
+    ANSWERS_PER_TICK,
+    Made,
+    days_made,
+    made,
+    narrowed_to,
+    newest,
+    position,
+    until_awaited,
+)
+from within_pipelines.sensors.ranges import CAUSE_TAG, Accounts, Need, Span, fitting, in_history, spans
 
 PERFORMANCE, ANOMALIES = dg.AssetKey("ad_performance"), dg.AssetKey("anomalies")
 ACCOUNT_FEATURES, HEALTH = dg.AssetKey("account_features"), dg.AssetKey("account_health")
-PUBLISHED = {HEALTH: dg.AssetKey("published_health"), ANOMALIES: dg.AssetKey("published_anomalies")}
-"""What people read is made with what it is published from."""
+PUBLISHED = dg.AssetKey("published_health")
+
+NARROWED = (ACCOUNT_FEATURES, HEALTH, PUBLISHED)
+"""What can be made for single accounts; all else is made for the whole day."""
+
+OF_PERFORMANCE = (*NARROWED, dg.AssetKey("account_segments"), ANOMALIES, dg.AssetKey("published_anomalies"))
+"""What is made anew where performance has changed."""
+
+OF_ANOMALIES = (HEALTH, PUBLISHED)
+"""What is made anew where there are severe anomalies."""
 
 CHANGED_ACCOUNTS = "changed_accounts"
 """Metadata of a day of performance: the accounts whose rows changed; "all", or none of it, where that is not known."""
@@ -26,55 +47,57 @@ CHANGED_ACCOUNTS = "changed_accounts"
 SEVERE_ACCOUNTS = "high_severity_accounts"
 """Metadata of a day of anomalies: the accounts with an anomaly of high severity."""
 
-REACH_DAYS = 30
-"""So many days after a day its performance is looked back to."""
+ROWS = "dagster/row_count"
 
 Touched = Mapping[str, Accounts]
 """Day → accounts that a cause touches."""
 
+Touch = Callable[[dg.DagsterInstance, Sequence[Made]], Mapping[int, Touched]]
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What is there of the health of days: what was made when and for whom, and which days are whole."""
+    """What is there of days: each making of their health, with the accounts it was for, and the days that are whole."""
 
-    since: Mapping[str, Sequence[tuple[int, Accounts]]]
-    whole: frozenset[str]
+    makings: Mapping[str, Sequence[tuple[Made, Accounts]]]
+    whole: Collection[str]
 
-    def open_accounts(self, day: str, accounts: Accounts, cause: int) -> Accounts:
-        """The accounts of which nothing was made after the cause; an empty set for none."""
-        later = [made_for for storage_id, made_for in self.since.get(day, ()) if storage_id > cause]
-        if None in later:
+    def left(self, day: str, accounts: Accounts, cause: Made) -> Accounts:
+        """The accounts that were made neither after the cause nor by the same run; an empty set for none."""
+        since = [
+            made_for
+            for making, made_for in self.makings.get(day, ())
+            if making.storage_id > cause.storage_id or (making.run_id and making.run_id == cause.run_id)
+        ]
+        if None in since:
             return frozenset()
-        return None if accounts is None else accounts.difference(*(a for a in later if a is not None))
+        return None if accounts is None else accounts.difference(*(a for a in since if a is not None))
 
 
-def _answers(instance: dg.DagsterInstance, days: set[str], after: int, needed: Sequence[dg.AssetKey]) -> Answers:
-    found = made(instance, HEALTH, after=after, days=days, limit=ANSWERS_PER_TICK)
+def _answers(instance: dg.DagsterInstance, days: Collection[str]) -> Answers:
+    found = made(instance, HEALTH, days=days, limit=ANSWERS_PER_TICK, newest_first=True)
     narrowed = narrowed_to(instance, {event.run_id for event in found}, HEALTH)
-    since: dict[str, list[tuple[int, Accounts]]] = {}
+    makings: dict[str, list[tuple[Made, Accounts]]] = {}
     for event in found:
-        since.setdefault(event.day, []).append((event.storage_id, narrowed.get(event.run_id)))
-    whole = frozenset.intersection(*(frozenset(newest(instance, key, days)) for key in needed))
-    return Answers(since, whole)
+        makings.setdefault(event.day, []).append((event, narrowed.get(event.run_id)))
+    # A day before the first model has its partition and no rows in it: one account's would make it look whole.
+    filled = {day for day, events in makings.items() if events[0][0].metadata.get(ROWS) != 0}
+    return Answers(makings, filled.intersection(newest(instance, ACCOUNT_FEATURES, filled)))
 
 
-def _needs(touched: Mapping[int, Touched], answers: Answers) -> dict[str, Need]:
+def _needs(events: Sequence[Made], touched: Mapping[int, Touched], answers: Answers) -> dict[str, Need]:
     """What each day needs after some causes."""
     found: dict[str, list[Need]] = {}
-    for cause, days in touched.items():
-        for day, accounts in days.items():
-            left = answers.open_accounts(day, accounts, cause)
-            if left is None or left:
-                whole = day in answers.whole
-                found.setdefault(day, []).append(Need(left if whole else None, frozenset({cause})))
+    for event in events:
+        for day, accounts in touched.get(event.storage_id, {}).items():
+            left, whole = answers.left(day, accounts, event), day in answers.whole
+            if (left is None or left) and (whole or day == event.day):
+                found.setdefault(day, []).append(Need(left if whole else None, frozenset({event.storage_id})))
     return {day: reduce(Need.joined, needs) for day, needs in found.items()}
 
 
 def _tick(
-    context: dg.SensorEvaluationContext,
-    cause: dg.AssetKey,
-    touch: Callable[[dg.DagsterInstance, Sequence[Made]], dict[int, Touched]],
-    made_anew: Sequence[dg.AssetKey],
+    context: dg.SensorEvaluationContext, cause: dg.AssetKey, touch: Touch, made_anew: Sequence[dg.AssetKey]
 ) -> dg.SensorResult:
     """Answer the materializations of a cause since the last tick, as many as one tick may."""
     instance, what = context.instance, cause.to_user_string()
@@ -83,27 +106,20 @@ def _tick(
     if not events:
         return dg.SensorResult(skip_reason=f"No new day of {what}.", cursor=str(after))
     touched = touch(instance, [event for event in events if in_history(event.day)])
-    days = {day for found in touched.values() for day in found}
-    needed = [key for key in made_anew if key != ANOMALIES]
-    answers = _answers(instance, days, events[0].storage_id, needed)
-    taken, found = fitting(
-        events, lambda part: spans(_needs({e.storage_id: touched.get(e.storage_id, {}) for e in part}, answers))
-    )
+    answers = _answers(instance, {day for found in touched.values() for day in found})
+    taken, found = fitting(events, lambda part: spans(_needs(part, touched, answers)))
     requests = [_request(span, what, made_anew) for span in found]
     reason = None if requests else f"The new days of {what} change the health of no account, or it was made since."
     return dg.SensorResult(run_requests=requests, skip_reason=reason, cursor=str(events[taken - 1].storage_id))
 
 
 def _request(span: Span, what: str, made_anew: Sequence[dg.AssetKey]) -> dg.RunRequest:
-    accounts = sorted(span.accounts or ())
-    selection = [*made_anew, *(PUBLISHED[key] for key in made_anew if key in PUBLISHED)]
-    # Anomalies of a day are told beside all accounts of the night: they are made whole.
-    narrowed = [key for key in selection if key not in (ANOMALIES, PUBLISHED[ANOMALIES])] if accounts else []
-    ops = {key.to_python_identifier(): {"config": {"accounts": accounts}} for key in narrowed}
+    config = {"config": {"accounts": sorted(span.accounts or ())}}
+    narrowed = [key.to_python_identifier() for key in made_anew if span.accounts and key in NARROWED]
     return dg.RunRequest(
         run_key=span.run_key(what),
-        run_config={"ops": ops} if ops else {},
-        asset_selection=selection,
+        run_config={"ops": dict.fromkeys(narrowed, config)} if narrowed else {},
+        asset_selection=list(made_anew),
         tags=span.limits | {CAUSE_TAG: what},
     )
 
@@ -112,27 +128,24 @@ def _request(span: Span, what: str, made_anew: Sequence[dg.AssetKey]) -> dg.RunR
     job=health_job,
     minimum_interval_seconds=30,
     description="A day of performance that is new or was restated: the health of the accounts that it changed is made "
-    f"anew, for the day and the days up to {REACH_DAYS} later that were made already.",
+    "anew, for the day and for later days that were made already and look back to it.",
 )
 def restated_performance_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request account features, anomalies and health of the accounts and days that changed performance touches."""
-    return _tick(context, PERFORMANCE, _restated, (ACCOUNT_FEATURES, ANOMALIES, HEALTH))
+    return _tick(context, PERFORMANCE, _restated, OF_PERFORMANCE)
 
 
 def _restated(instance: dg.DagsterInstance, events: Sequence[Made]) -> dict[int, Touched]:
     changed = {event.storage_id: _changed(event) for event in events}
     events = [event for event in events if changed[event.storage_id] is None or changed[event.storage_id]]
-    present = newest(instance, HEALTH, {day for event in events for day in _reached(event.day)})
-    return {
-        event.storage_id: {
-            day: changed[event.storage_id] for day in _reached(event.day) if day == event.day or day in present
-        }
-        for event in events
-    }
+    present = sorted(days_made(instance, HEALTH, 0)) if events else []
+    return {e.storage_id: dict.fromkeys(_reached(e.day, present), changed[e.storage_id]) for e in events}
 
 
-def _reached(day: str) -> Iterator[str]:
-    return (shifted(day, n) for n in range(REACH_DAYS + 1))
+def _reached(day: str, present: Sequence[str]) -> list[str]:
+    """A day, and those of the present days after it whose history has it."""
+    last = history_start(date.fromisoformat(day), -HISTORY_MONTHS - 1) - timedelta(days=1)
+    return [day, *present[bisect_right(present, day) : bisect_right(present, last.isoformat())]]
 
 
 def _changed(event: Made) -> Accounts:
@@ -146,8 +159,8 @@ def _changed(event: Made) -> Accounts:
     description="An account that newly has an anomaly of high severity on a day: its health of that day is made anew.",
 )
 def severe_anomalies_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Request the health of accounts with severe anomalies, unless it was made after them."""
-    return _tick(context, ANOMALIES, _severe, (HEALTH,))
+    """Request the health of accounts with severe anomalies, unless it was made with them or after them."""
+    return _tick(context, ANOMALIES, _severe, OF_ANOMALIES)
 
 
 def _severe(instance: dg.DagsterInstance, events: Sequence[Made]) -> dict[int, Touched]:

@@ -5,11 +5,13 @@ from datetime import date, timedelta
 import dagster as dg
 import pytest
 
-from within_pipelines.partitions import MAX_PARTITIONS_PER_RUN
+from within_pipelines.partitions import DAILY, MAX_PARTITIONS_PER_RUN
 from within_pipelines.sensors import RANGE_END, RANGE_START, restated_performance_sensor, severe_anomalies_sensor
 from within_pipelines.sensors.ranges import MAX_RUNS_PER_TICK
 
 REMADE = ("account_features", "anomalies", "account_health")
+NARROWED = ("account_features", "account_health", "published_health")
+WHOLE = ("account_segments", "anomalies", "published_anomalies")
 
 
 def day(number: int) -> str:
@@ -37,7 +39,9 @@ TABLE = {
     "a day made again as it was": ([(0, 5)], [(3, 3, [])], []),
     "a new day after others": ([(0, 5)], [(6, 6, "all")], [(day(6), day(6), [])]),
     "a gap filled": ([(0, 2), (4, 5)], [(3, 3, "all")], [(day(3), day(5), [])]),
-    "a restated old day reaches 30 days on": ([(0, 59)], [(10, 10, ["a"])], [(day(10), day(39), ["a"]), (day(40), day(40), ["a"])]),
+    # Histories begin on the first of a month, seven months before: January's days are in those until the end of August.
+    "a restated old day": ([(200, 270)], [(30, 30, ["a"])], [(day(30), day(30), []), (day(200), day(229), ["a"]), (day(230), day(243), ["a"])]),
+    "the next day, of the next month": ([(200, 270)], [(31, 31, ["a"])], [(day(31), day(31), []), (day(200), day(229), ["a"]), (day(230), day(259), ["a"]), (day(260), day(270), ["a"])]),
     "a restated newest day": ([(0, 5)], [(5, 5, ["b", "a"])], [(day(5), day(5), ["a", "b"])]),
     "a duplicate in one tick": ([(0, 5)], [(5, 5, ["a"]), (5, 5, ["a"])], [(day(5), day(5), ["a"])]),
     "two accounts on two days": ([(0, 5)], [(3, 3, ["a"]), (5, 5, ["b"])], [(day(3), day(4), ["a"]), (day(5), day(5), ["a", "b"])]),
@@ -65,10 +69,18 @@ class TestRestatedPerformance:
         log.make("ad_performance", day(3), changed_accounts=["a"])
         log.make("ad_performance", day(4), changed_accounts="all")
         narrowed, whole = log.tick(restated_performance_sensor).requests
-        assert [key.to_user_string() for key in narrowed.asset_selection] == list(REMADE)
-        accounts = {"config": {"accounts": ["a"]}}
-        assert narrowed.run_config == {"ops": {"account_features": accounts, "account_health": accounts}}
+        for request in (narrowed, whole):
+            assert {key.to_user_string() for key in request.asset_selection} == {*NARROWED, *WHOLE}
+        assert narrowed.run_config == {"ops": {name: {"config": {"accounts": ["a"]}} for name in NARROWED}}
         assert (whole.run_config, whole.tags[RANGE_START], whole.tags[RANGE_END]) == ({}, day(4), day(4))
+
+    def test_days_before_the_first_model_have_no_health_to_be_made_anew_but_the_day_itself_is_tried(self, log):
+        log.make("ad_performance", *span(0, 9), changed_accounts="all")
+        log.make("account_features", *span(0, 9))
+        for n in range(10):
+            log.make("account_health", day(n), **{"dagster/row_count": 0 if n < 5 else 12})
+        log.make("ad_performance", day(2), changed_accounts=["a"])
+        assert log.tick(restated_performance_sensor).asked == [(day(2), day(2), []), (day(5), day(9), ["a"])]
 
     def test_the_first_tick_leaves_the_past_that_nobody_asked_for_to_a_backfill(self, log):
         log.make("ad_performance", *span(0, 99), changed_accounts="all")
@@ -78,7 +90,10 @@ class TestRestatedPerformance:
         tick = log.tick(restated_performance_sensor)
         assert tick.asked == [(day(95), day(99), ["a"])]
         log.make("ad_performance", day(50), changed_accounts="all")
-        assert log.tick(restated_performance_sensor, tick.cursor).asked == [(day(50), day(50), [])]
+        assert log.tick(restated_performance_sensor, tick.cursor).asked == [
+            (day(50), day(50), []),
+            (day(90), day(99), []),
+        ]
 
     def test_nothing_is_lost_between_a_first_tick_without_events_and_the_second(self, log):
         tick = log.tick(restated_performance_sensor)
@@ -116,6 +131,23 @@ class TestRestatedPerformance:
         log.end(night, dg.DagsterRunStatus.SUCCESS)
         assert log.tick(restated_performance_sensor, waiting.cursor).requests == []
 
+    @pytest.mark.parametrize(
+        ("made", "waits"), [(("ad_performance", "account_health"), True), (("ad_performance",), False)]
+    )
+    def test_a_run_of_a_job_is_known_by_what_it_announced(self, log, made, waits):
+        @dg.multi_asset(specs=[dg.AssetSpec(name, partitions_def=DAILY) for name in made])
+        def stand_ins(): ...
+
+        job = dg.define_asset_job("nightly", selection=dg.AssetSelection.all())
+        night = log.instance.create_run_for_job(
+            dg.Definitions([stand_ins], jobs=[job]).resolve_job_def("nightly"),
+            tags={"dagster/partition": day(0)},
+            status=dg.DagsterRunStatus.STARTED,
+        )
+        assert night.asset_selection is None
+        log.make("ad_performance", day(0), run=night.run_id, changed_accounts="all")
+        assert len(log.tick(restated_performance_sensor).requests) == (0 if waits else 1)
+
     def test_a_night_that_fails_before_its_health_is_answered(self, log):
         night = log.run("ad_performance", *REMADE, status=dg.DagsterRunStatus.STARTED)
         log.make("ad_performance", day(0), run=night, changed_accounts="all")
@@ -147,8 +179,11 @@ class TestRestatedPerformance:
         assert len({key for tick in ticks for key in tick.keys}) == 500
         assert all(len(tick.cursor or "") < 20 for tick in ticks)
 
-    @pytest.mark.parametrize("query", ["get_latest_storage_id_by_partition", "fetch_materializations"])
-    def test_a_tick_that_fails_is_repeated_with_the_same_keys(self, log, monkeypatch, query):
+    @pytest.mark.parametrize(
+        ("query", "nth"),
+        [("fetch_materializations", 1), ("fetch_materializations", 2), ("get_latest_storage_id_by_partition", 1)],
+    )
+    def test_a_tick_that_fails_is_repeated_with_the_same_keys(self, log, monkeypatch, query, nth):
         a_night(log, *span(0, 9))
         cursor = log.tick(restated_performance_sensor).cursor
         log.make("ad_performance", *span(2, 4), changed_accounts=["a"])
@@ -156,19 +191,19 @@ class TestRestatedPerformance:
         storage, calls = log.instance.event_log_storage, []
         real = getattr(storage, query)
 
-        def breaks_the_second_time(*args, **kwargs):
+        def breaks_once(*args, **kwargs):
             calls.append(args)
-            if len(calls) == 2:
+            if len(calls) == nth:
                 raise ConnectionError("the server closed the connection")
             return real(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, query, breaks_the_second_time)
+            patch.setattr(storage, query, breaks_once)
             with pytest.raises(ConnectionError):
                 log.tick(restated_performance_sensor, cursor)
         again = log.tick(restated_performance_sensor, cursor)
         assert (again.keys, again.cursor) == (expected.keys, expected.cursor)
-        assert len(calls) == 2
+        assert len(calls) == nth
 
 
 class TestSevereAnomalies:
@@ -183,7 +218,10 @@ class TestSevereAnomalies:
         log.make("anomalies", day(3), high_severity_accounts=["b", "a"])
         tick = log.tick(severe_anomalies_sensor)
         assert tick.asked == [(day(3), day(3), ["a", "b"])]
-        assert [key.to_user_string() for key in tick.requests[0].asset_selection] == ["account_health"]
+        assert [key.to_user_string() for key in tick.requests[0].asset_selection] == [
+            "account_health",
+            "published_health",
+        ]
         assert log.tick(severe_anomalies_sensor, tick.cursor).requests == []
 
     @pytest.mark.parametrize("metadata", [{}, {"high_severity_accounts": []}])
@@ -192,7 +230,16 @@ class TestSevereAnomalies:
         log.make("anomalies", day(0), **metadata)
         assert log.tick(severe_anomalies_sensor).requests == []
 
-    def test_what_a_run_has_made_after_its_anomalies_is_not_asked_for(self, log):
+    @pytest.mark.parametrize("order", [("anomalies", "account_health"), ("account_health", "anomalies")])
+    def test_what_a_run_makes_with_its_anomalies_is_not_asked_for(self, log, order):
+        a_night(log, day(3))
+        cursor = log.tick(severe_anomalies_sensor).cursor
+        run = log.run(*REMADE)
+        for asset in order:
+            log.make(asset, day(3), run=run, high_severity_accounts=["a"])
+        assert log.tick(severe_anomalies_sensor, cursor).requests == []
+
+    def test_what_was_made_after_the_anomalies_is_not_asked_for(self, log):
         a_night(log, day(3))
         self.restated(log, health_of=[])
         assert log.tick(severe_anomalies_sensor).requests == []
@@ -217,7 +264,8 @@ class TestSevereAnomalies:
 
     def test_a_burst_of_nights_is_drained(self, log):
         days = [(date(2022, 1, 1) + timedelta(days=n)).isoformat() for n in range(500)]
-        log.make("account_health", *days)
+        for asset in ("account_features", "account_health"):
+            log.make(asset, *days)
         for number, night in enumerate(days):
             log.make("anomalies", night, high_severity_accounts=[f"account {number % 2}"])
         ticks = log.drain(severe_anomalies_sensor)
