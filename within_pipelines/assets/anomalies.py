@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from within_ml.features.daily_sums import daily_sums
-from within_ml.lake.contracts import CONTRACTS
+from within_ml.lake.contracts import AD_KEY, CONTRACTS
 from within_ml.lake.store import LakeStore, days_between
 from within_pipelines.assets.features import reader
 from within_pipelines.assets.lake import ad_performance
@@ -108,10 +108,14 @@ def trending_topics(
             reader(store),
             first=wanted[0] - timedelta(days=TOPIC_DAYS - 1),
             last=wanted[-1],
-            by=["platform", "campaign_id", "ad_id", "headline"],
+            by=["platform", "campaign_id", "ad_id"],
             limits=features.limits(),
         )
-        found = {day: contracted(rising(clicks, as_of=day), TOPICS, run_id=context.run.run_id) for day in wanted}
+        ads = store.read("ads", columns=[*AD_KEY, "headline", "valid_from"]).to_pandas()
+        found = {
+            day: contracted(rising(ads, clicks, day).assign(date=day), TOPICS, run_id=context.run.run_id)
+            for day in wanted
+        }
         commit = store.replace(TOPICS.table, found, run_id=context.run.run_id)
     newest = found[wanted[-1]].to_pandas()
     ratios = dict(zip(newest["topic"], newest["rate_ratio"].round(2), strict=True))
