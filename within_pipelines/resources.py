@@ -25,11 +25,10 @@ from within_pipelines.settings import Settings, load_settings
 if TYPE_CHECKING:
     from within_ml.database import DatabaseUrls
     from within_ml.database.repository import (
-        AnalysisRepository,
         DimensionRepository,
         LedgerRepository,
         PinRepository,
-        RegionRepository,
+        PublishedTable,
         ScoreRepository,
     )
     from within_ml.features.execution import Limits
@@ -84,17 +83,11 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         return ScoreRepository(self._urls().within)
 
-    def analyses(self) -> "AnalysisRepository":
-        """Where the analyses of the scores are published."""
-        from within_ml.database.repository import AnalysisRepository
+    def published(self, table: str) -> "PublishedTable":
+        """Where a table is published day by day."""
+        from within_ml.database.repository import PublishedTable
 
-        return AnalysisRepository(self._urls().within)
-
-    def regions(self) -> "RegionRepository":
-        """Where the regions' factors are published."""
-        from within_ml.database.repository import RegionRepository
-
-        return RegionRepository(self._urls().within)
+        return PublishedTable(self._urls().within, table)
 
     def dimensions(self) -> "DimensionRepository":
         """Where the newest state of accounts, campaigns and ads is published."""

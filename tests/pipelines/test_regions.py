@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 import pyarrow as pa
 
-from within_ml.database.repository import RegionRepository
+from within_ml.database.repository import PublishedTable
 from within_ml.features.regional_outcomes import apart, outcome_days
 from within_ml.lake.contracts import CONTRACTS
 from within_ml.lake.store import days_between
@@ -20,7 +20,7 @@ def read(deployment) -> pa.Table:
 
 
 def published(deployment) -> pa.Table:
-    return RegionRepository(deployment.urls.within).read(AS_OF).drop_columns(["run_id"])
+    return PublishedTable(deployment.urls.within, "region_factors").read(AS_OF).drop_columns(["run_id"])
 
 
 def test_planted_effects_of_regions_are_found_and_published(trained_agency, agency, record_property):

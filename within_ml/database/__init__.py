@@ -3,6 +3,13 @@
 Importing the package registers every table, so that the metadata is whole.
 """
 
+from within_ml.database.analytics import (
+    AccountSegmentModel,
+    AdAccountHealthModel,
+    AnomalyModel,
+    PerformanceMetricModel,
+    TrendingTopicModel,
+)
 from within_ml.database.base import Base, check_migrated, migrate
 from within_ml.database.campaigns import AccountModel, AdModel, CampaignModel
 from within_ml.database.ml_system import (
@@ -18,17 +25,22 @@ from within_ml.database.urls import DatabaseUrls
 
 __all__ = [
     "AccountModel",
+    "AccountSegmentModel",
+    "AdAccountHealthModel",
     "AdModel",
     "AdScoreAnalysisModel",
     "AdScoreModel",
+    "AnomalyModel",
     "Base",
     "CampaignModel",
     "DatabaseUrls",
     "EmbeddedPostgres",
     "ModelPinModel",
     "ModelPromotionModel",
+    "PerformanceMetricModel",
     "PublicationModel",
     "RegionFactorModel",
+    "TrendingTopicModel",
     "check_migrated",
     "migrate",
 ]

@@ -1,6 +1,7 @@
 """The declarative base of WITHIN's tables, engines, and the migration to the newest version.
 
-What belongs here: what every table shares. What does not: tables (`campaigns`, `ml_system`) and queries (`repository`).
+What belongs here: what every table shares. What does not: tables (`campaigns`, `ml_system`, `analytics`) and queries
+(`repository`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _ARROW_TYPES: tuple[tuple[type[Any], pa.DataType], ...] = (
     (sa.Double, pa.float64()),
     (sa.BigInteger, pa.int64()),
     (sa.Text, pa.string()),
+    (sa.Boolean, pa.bool_()),
 )
 
 
@@ -49,6 +51,11 @@ class Base(DeclarativeBase):
     """
 
     metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
+
+
+def json_list(column: str) -> sa.CheckConstraint:
+    """Return the constraint that a text column holds a JSON list."""
+    return sa.CheckConstraint(f"jsonb_typeof({column}::jsonb) = 'array'", name=f"{column}_list")
 
 
 def table_of(model: type[Base]) -> sa.Table:

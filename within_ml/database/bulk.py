@@ -139,7 +139,12 @@ def read_rows(
         read_options=pacsv.ReadOptions(column_names=schema.names),
         parse_options=_READ,
         convert_options=pacsv.ConvertOptions(
-            column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
+            column_types=schema,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
         ),
     ).cast(schema)
 

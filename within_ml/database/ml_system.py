@@ -13,11 +13,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Date, DateTime, Double, Iden
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from within_ml.database.base import Base
-
-
-def _json_list(column: str) -> CheckConstraint:
-    return CheckConstraint(f"jsonb_typeof({column}::jsonb) = 'array'", name=f"{column}_list")
+from within_ml.database.base import Base, json_list
 
 
 class AdScoreModel(Base):
@@ -41,7 +37,7 @@ class AdScoreModel(Base):
         CheckConstraint("complexity_score BETWEEN 0 AND 100", name="complexity_score_range"),
         CheckConstraint("confidence_score BETWEEN 0 AND 1", name="confidence_score_range"),
         CheckConstraint("target_audience_match BETWEEN 0 AND 100", name="target_audience_match_range"),
-        _json_list("top_reasons"),
+        json_list("top_reasons"),
         Index(None, "account_id", "date"),
     )
 
@@ -81,9 +77,9 @@ class AdScoreAnalysisModel(Base):
     __table_args__ = (
         CheckConstraint("base_ctr BETWEEN 0 AND 1", name="base_ctr_range"),
         CheckConstraint("predicted_ctr BETWEEN 0 AND 1", name="predicted_ctr_range"),
-        _json_list("reasons"),
-        _json_list("similar_ads"),
-        _json_list("suggestions"),
+        json_list("reasons"),
+        json_list("similar_ads"),
+        json_list("suggestions"),
         Index(None, "account_id", "date"),
     )
 

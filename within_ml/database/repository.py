@@ -19,6 +19,13 @@ from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from within_ml.database.analytics import (
+    AccountSegmentModel,
+    AdAccountHealthModel,
+    AnomalyModel,
+    PerformanceMetricModel,
+    TrendingTopicModel,
+)
 from within_ml.database.base import Base, table_of
 from within_ml.database.bulk import Replaced, conform, read_rows, replace_rows
 from within_ml.database.campaigns import AccountModel, AdModel, CampaignModel
@@ -30,6 +37,21 @@ logger = logging.getLogger(__name__)
 
 SCOPE_COLUMNS = ("account_id", "campaign_id")
 _DIMENSIONS: Mapping[str, type[Base]] = {"accounts": AccountModel, "campaigns": CampaignModel, "ads": AdModel}
+
+PUBLISHED: Mapping[str, type[Base]] = {
+    model.__tablename__: model
+    for model in (
+        AdScoreModel,
+        AdScoreAnalysisModel,
+        RegionFactorModel,
+        AdAccountHealthModel,
+        AccountSegmentModel,
+        AnomalyModel,
+        PerformanceMetricModel,
+        TrendingTopicModel,
+    )
+}
+"""Tables that are published day by day, by name; each is that of the lake's contract of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +76,26 @@ class PublishedTable:
     ----------
     url
         URL of the database `within`.
-    model
-        The table.
+    name
+        The table, one of `PUBLISHED`.
+
+    Raises
+    ------
+    InputError
+        If there is no such table.
 
     Examples
     --------
-    >>> published = PublishedTable(getfixture("postgres_url"), AdScoreModel)
+    >>> published = PublishedTable(getfixture("postgres_url"), "account_health")
     >>> published.read(dt.date(2014, 1, 5)).num_rows
     0
     """
 
-    def __init__(self, url: str, model: type[Base]) -> None:
+    def __init__(self, url: str, name: str) -> None:
+        if name not in PUBLISHED:
+            raise InputError(f"A published table is one of {shown(PUBLISHED)}; however, {name!r} was asked for.")
         self.url = url
-        self._table = table_of(model)
+        self._table = table_of(PUBLISHED[name])
 
     def publish(
         self,
@@ -151,47 +180,11 @@ class ScoreRepository(PublishedTable):
     """
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, AdScoreModel)
+        super().__init__(url, AdScoreModel.__tablename__)
 
     def scores(self, date: dt.date, account_id: str | None = None) -> pa.Table:
         """Return the scores of a day, of one account or of all, ordered by key."""
         return self.read(date, account_id)
-
-
-class AnalysisRepository(PublishedTable):
-    """The published analyses of the ad scores: reasons, similar ads, suggestions.
-
-    Parameters
-    ----------
-    url
-        URL of the database `within`.
-
-    Examples
-    --------
-    >>> AnalysisRepository(getfixture("postgres_url")).read(dt.date(2014, 1, 5)).num_rows
-    0
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, AdScoreAnalysisModel)
-
-
-class RegionRepository(PublishedTable):
-    """The published factors of the regions; ``date`` is the Monday as of which they are known.
-
-    Parameters
-    ----------
-    url
-        URL of the database `within`.
-
-    Examples
-    --------
-    >>> RegionRepository(getfixture("postgres_url")).read(dt.date(2024, 4, 15)).num_rows
-    0
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, RegionFactorModel)
 
 
 class DimensionRepository:

@@ -1,6 +1,6 @@
 """Group publishing: what account managers read, in Postgres, one transaction per day."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -11,9 +11,6 @@ from within_pipelines.assets.scoring import ad_score_analysis, ad_scores
 from within_pipelines.metadata import column_schema, counts_table, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
 from within_pipelines.resources import LakeResource, PostgresResource
-
-if TYPE_CHECKING:
-    from within_ml.database.repository import PublishedTable
 
 PUBLISHED_DIMENSIONS = ("accounts", "campaigns", "ads")
 
@@ -33,7 +30,7 @@ def published_scores(
     context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, postgres: PostgresResource
 ) -> dg.MaterializeResult[Any]:
     """Publish each day in its own transaction, so that one that failed leaves the others published."""
-    return _published(context, config, lake.store, "ad_scores", postgres.scores())
+    return _published(context, config, lake.store, "ad_scores", postgres)
 
 
 @dg.asset(
@@ -51,7 +48,7 @@ def published_analysis(
     context: dg.AssetExecutionContext, config: NarrowingConfig, lake: LakeResource, postgres: PostgresResource
 ) -> dg.MaterializeResult[Any]:
     """Publish each day in its own transaction, so that one that failed leaves the others published."""
-    return _published(context, config, lake.store, "ad_score_analysis", postgres.analyses())
+    return _published(context, config, lake.store, "ad_score_analysis", postgres)
 
 
 def _published(
@@ -59,12 +56,13 @@ def _published(
     config: NarrowingConfig,
     store: LakeStore,
     table: str,
-    repository: "PublishedTable",
+    postgres: PostgresResource,
 ) -> dg.MaterializeResult[Any]:
     scope = config.narrowing().filters()
     total = 0
     with measured() as measurement:
         version = store.version(table) or 0
+        repository = postgres.published(table)
         for day in days(context.partition_keys):
             rows = store.read(table, {"date": day, **scope}, version=version)
             done = repository.publish(rows, day, lake_version=version, run_id=context.run.run_id, scope=scope)

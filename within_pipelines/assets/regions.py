@@ -85,7 +85,7 @@ def published_regions(
     with measured() as measurement:
         version = store.version(CONTRACT.table) or 0
         rows = store.read(CONTRACT.table, {"date": as_of}, version=version)
-        done = postgres.regions().publish(rows, as_of, lake_version=version, run_id=context.run.run_id)
+        done = postgres.published(CONTRACT.table).publish(rows, as_of, lake_version=version, run_id=context.run.run_id)
     return dg.MaterializeResult(
         metadata={"dagster/row_count": done.rows, "lake_version": version, **measurement.metadata}
     )

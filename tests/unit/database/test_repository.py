@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from within_ml.database.base import arrow_schema, table_of
-from within_ml.database.ml_system import AdScoreAnalysisModel, AdScoreModel, RegionFactorModel
-from within_ml.database.repository import AnalysisRepository, DimensionRepository, RegionRepository, ScoreRepository
+from within_ml.database.repository import PUBLISHED, DimensionRepository, PublishedTable, ScoreRepository
 from within_ml.database.urls import connect
 from within_ml.errors import DatabaseError, InputError
 from within_ml.lake.contracts import CONTRACTS
@@ -50,7 +49,7 @@ def publications(url: str) -> list[tuple[object, ...]]:
         return connection.execute("SELECT run_id, rows, lake_version FROM publications ORDER BY run_id").fetchall()
 
 
-@pytest.mark.parametrize("model", [AdScoreModel, AdScoreAnalysisModel, RegionFactorModel])
+@pytest.mark.parametrize("model", PUBLISHED.values())
 def test_columns_and_key_are_those_of_the_contract(model):
     table = table_of(model)
     assert arrow_schema(table) == CONTRACTS[table.name].schema
@@ -177,7 +176,7 @@ def analysis_rows(reasons: str, run_id: str = "run-1") -> pa.Table:
 
 
 def test_analyses_are_published_beside_the_scores(postgres_url):
-    analyses, scores = AnalysisRepository(postgres_url), ScoreRepository(postgres_url)
+    analyses, scores = PublishedTable(postgres_url, "ad_score_analysis"), ScoreRepository(postgres_url)
     scores.publish(score_rows(("a", "1", 0.02)), DAY, lake_version=1, run_id="run-1")
     rows = analysis_rows('[{"text": "headline 2 words shorter", "points": 0.4}]')
     assert analyses.publish(rows, DAY, lake_version=3, run_id="run-1").table == "ad_score_analysis"
@@ -202,7 +201,7 @@ def region_rows(**changes: object) -> pa.Table:
 
 
 def test_region_factors_are_published_and_can_be_asked_for(postgres_url):
-    regions = RegionRepository(postgres_url)
+    regions = PublishedTable(postgres_url, "region_factors")
     assert regions.publish(region_rows(), DAY, lake_version=2, run_id="run-1").rows_written == 1
     assert regions.publish(region_rows(run_id="run-2"), DAY, lake_version=2, run_id="run-2").rows_written == 0
     assert regions.read(DAY).equals(region_rows())
@@ -214,12 +213,16 @@ def test_region_factors_are_published_and_can_be_asked_for(postgres_url):
 @pytest.mark.parametrize("changes", [{"clicks": 1001}, {"factor": float("nan")}, {"source": "guess"}])
 def test_region_factors_outside_their_ranges_are_refused(postgres_url, changes):
     with pytest.raises(InputError):
-        RegionRepository(postgres_url).publish(region_rows(**changes), DAY, lake_version=2, run_id="run-1")
+        PublishedTable(postgres_url, "region_factors").publish(
+            region_rows(**changes), DAY, lake_version=2, run_id="run-1"
+        )
 
 
 def test_an_analysis_that_is_no_list_is_refused(postgres_url):
     with pytest.raises(InputError, match="reasons_list"):
-        AnalysisRepository(postgres_url).publish(analysis_rows('"text"'), DAY, lake_version=1, run_id="run-1")
+        PublishedTable(postgres_url, "ad_score_analysis").publish(
+            analysis_rows('"text"'), DAY, lake_version=1, run_id="run-1"
+        )
 
 
 def test_rows_outside_the_scope_are_refused(postgres_url):
@@ -341,3 +344,35 @@ def test_a_server_that_does_not_answer_is_one_sentence():
     with pytest.raises(DatabaseError, match="Postgres must answer at") as caught:
         repository.scores(DAY)
     assert "secret" not in str(caught.value)
+
+
+def health_rows(**changes: object) -> pa.Table:
+    row = {
+        "date": DAY, "account_id": "a", "health_score": 72.0, "risk_level": "medium", "bad_state_probability": 0.28,
+        "churn_risk_30d": 0.1, "early_warning": False, "contributing_factors": "[]",
+        "recommended_actions": '[{"action": "refresh creatives", "risk": 0.2}]', "run_id": "run-1", **changes,
+    }  # fmt: skip
+    return pa.Table.from_pylist([row], schema=CONTRACTS["account_health"].schema)
+
+
+def test_account_health_is_published_and_its_actions_can_be_asked_for(postgres_url):
+    health = PublishedTable(postgres_url, "account_health")
+    assert health.publish(health_rows(), DAY, lake_version=1, run_id="run-1").rows_written == 1
+    assert health.publish(health_rows(run_id="run-2"), DAY, lake_version=1, run_id="run-2").rows_written == 0
+    assert health.read(DAY).equals(health_rows())
+    with connect(postgres_url) as connection:
+        query = "SELECT early_warning, recommended_actions::jsonb -> 0 ->> 'action' FROM account_health"
+        assert connection.execute(query).fetchall() == [(False, "refresh creatives")]
+
+
+@pytest.mark.parametrize("changes", [{"health_score": 100.5}, {"risk_level": "fine"}, {"churn_risk_30d": float("nan")}])
+def test_account_health_outside_its_ranges_is_refused(postgres_url, changes):
+    with pytest.raises(InputError):
+        PublishedTable(postgres_url, "account_health").publish(
+            health_rows(**changes), DAY, lake_version=1, run_id="run-1"
+        )
+
+
+def test_an_unknown_table_is_refused_by_name(postgres_url):
+    with pytest.raises(InputError, match=r"A published table is one of 'ad_scores'.*'ad_notes'"):
+        PublishedTable(postgres_url, "ad_notes")
