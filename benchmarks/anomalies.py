@@ -92,7 +92,7 @@ def _found(found: pd.DataFrame, row: object) -> dict[str, object]:
     near = (found["account_id"] == row.account_id) & found["date"].between(row.start_date, row.end_date)
     mine = found[near & (found["metric"] == row.metric)]
     if mine.empty:
-        return {"found": False, "any": bool(near.any()), "sign": None, "direction": None, "cause": None}
+        return {"found": False, "any": bool(near.any()), "sign": None, "direction": None, "cause_first": None}
     first = mine.iloc[0]
     causes = [json.loads(text)[:1] for text in mine["root_cause"]]
     whole = row.campaign_id is None or row.campaign_id != row.campaign_id
