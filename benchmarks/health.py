@@ -209,18 +209,40 @@ def warnings_told(model: AccountHealthPredictor, past: History) -> dict:
     kept = ~(left <= pd.Timestamp(past.as_of + timedelta(days=30))).to_numpy()
     rows, time_, event = rows[kept].reset_index(drop=True), time_[kept], event[kept]
     risk = model.churn_curve(rows, [30.0])[:, 0]
+    told = warned(risk, rows, time_, event, past.last, {"own": model.threshold_})
+    if past.agency.hazards.num_rows:
+        told["truth"] = warned(true_hazard(past, rows), rows, time_, event, past.last, {})
+    return told
+
+
+def true_hazard(past: History, rows: pd.DataFrame) -> np.ndarray:
+    """The hazard that was true in the week of each row; 0 where there was none yet, the last one under notice."""
+    told = past.agency.hazards.to_pandas()[["date", "account_id", "hazard"]]
+    told["date"] = pd.to_datetime(told["date"]).astype("datetime64[us]")
+    asked = rows[["account_id", "date"]].assign(place=np.arange(len(rows)))
+    found = pd.merge_asof(asked.sort_values("date"), told.sort_values("date"), on="date", by="account_id")
+    return found.sort_values("place")["hazard"].fillna(0.0).to_numpy()
+
+
+def warned(
+    risk: np.ndarray, rows: pd.DataFrame, time_: np.ndarray, event: np.ndarray, last: date, thresholds: dict
+) -> dict:
+    """Warnings of a risk by account and day, from given thresholds on and at exactly 10 % false alarms.
+
+    False alarms are counted in two ways: accounts that stayed and were ever warned of, and the days of such accounts
+    that are under a warning.
+    """
     until = np.where(event, time_, NEVER).astype(np.int64)
-    follow = (pd.Timestamp(past.last) - pd.to_datetime(rows["date"])).dt.days.to_numpy()
+    follow = (pd.Timestamp(last) - pd.to_datetime(rows["date"])).dt.days.to_numpy()
     spells = Spells(rows["account_id"].to_numpy(dtype=object), until, np.minimum(time_, follow).astype(int), follow)
     stays = until == NEVER
     highest = pd.Series(risk[stays]).groupby(rows["account_id"].to_numpy()[stays]).max()
-    by_account = float(np.nextafter(np.quantile(highest, 1 - FALSE_ALARMS, method="higher"), np.inf))
-    by_day = float(np.nextafter(np.quantile(risk[stays], 1 - FALSE_ALARMS, method="higher"), np.inf))
+    tenth = [np.nextafter(np.quantile(v, 1 - FALSE_ALARMS, method="higher"), np.inf) for v in (highest, risk[stays])]
     told = {}
-    for name, threshold in (("own", model.threshold_), ("account", by_account), ("day", by_day)):
-        report = warning_report(risk, spells, rows["date"], threshold)
+    for name, threshold in {**thresholds, "account": tenth[0], "day": tenth[1]}.items():
+        report = warning_report(risk, spells, rows["date"], float(threshold))
         told[name] = {
-            "threshold": threshold,
+            "threshold": float(threshold),
             "false_accounts": report.false_alarm_rate,
             "false_days": float((risk[stays] >= threshold).mean()),
             "detected": report.detected,
