@@ -12,11 +12,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from within_ml.errors import ModelFormatError
 from within_ml.explain.contributions import Contributions
-from within_ml.models.binomial import fit_binomial
 
 FloatArray = NDArray[np.float64]
 
@@ -24,10 +23,14 @@ _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _LIMIT = 4.0
 _MIN_MISSING = 5
 _MAX_TERMS = 400
+_RIDGE_ON_NOTHING = 1e-9
+_MOST_STEPS, _LARGEST_STEP, _SMALL_STEP = 40, 3.0, 1e-5
+BEND_PENALTY = 4.0
+"""How much dearer a bend is than a slope."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
     """One column: standardised, clipped, broken at ``knots`` (standardised too), with a flag where it is missing."""
 
     centre: float
@@ -36,6 +39,7 @@ class _Shape:
     has_missing: bool
 
     def terms(self, values: FloatArray) -> FloatArray:
+        """Return the column's terms, shape (n, width)."""
         missing = np.isnan(values)
         z = np.clip((np.where(missing, self.centre, values) - self.centre) / self.spread, -_LIMIT, _LIMIT)
         columns = [z, *(np.maximum(z - knot, 0.0) for knot in self.knots)]
@@ -45,7 +49,42 @@ class _Shape:
 
     @property
     def width(self) -> int:
+        """Number of terms."""
         return 1 + len(self.knots) + self.has_missing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """How rows of numbers become terms: a shape by column, and the terms' means over the rows of the fit."""
+
+    shapes: tuple[Shape, ...]
+    centre: FloatArray
+
+    @classmethod
+    def of(cls, X: FloatArray, w: FloatArray, *, bends: bool) -> Self:
+        """Choose the shapes from rows, shape (n, d), and their weights."""
+        bends = bends and X.shape[1] * (len(_QUANTILES) + 1) <= _MAX_TERMS
+        shapes = tuple(_shape(X[:, i], bends=bends) for i in range(X.shape[1]))
+        raw = cls(shapes, np.zeros(sum(shape.width for shape in shapes))).terms(X)
+        return cls(shapes, np.average(raw, axis=0, weights=w) if raw.shape[1] else np.zeros(0))
+
+    def terms(self, X: FloatArray) -> FloatArray:
+        """Return the terms less their means, shape (n, k)."""
+        if not self.shapes:
+            return np.zeros((len(X), 0))
+        return np.hstack([shape.terms(X[:, i]) for i, shape in enumerate(self.shapes)]) - self.centre
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last term but one of each column."""
+        ends = np.cumsum([shape.width for shape in self.shapes]).tolist()
+        return list(zip([0, *ends], ends, strict=False))
+
+    @property
+    def penalty(self) -> FloatArray:
+        """What a unit of each term's coefficient costs, in units of the ridge."""
+        costs = [[1.0, *[BEND_PENALTY] * len(shape.knots), *[1.0] * shape.has_missing] for shape in self.shapes]
+        return np.array([cost for one in costs for cost in one], dtype=np.float64)
 
 
 class AdditiveLogit:
@@ -62,8 +101,8 @@ class AdditiveLogit:
     ----------
     coefficients_ : array, shape (terms,)
     intercept_ : float
-    centre_ : array, shape (terms,)
-        Mean of the terms over the rows of the fit; SHAP values of a sum are counted from there.
+    design_ : Design
+        How columns become terms, less their means: SHAP values of a sum are counted from there.
 
     Examples
     --------
@@ -77,48 +116,54 @@ class AdditiveLogit:
         self.ridge = ridge
         self.bends = bends
 
-    def fit(self, X: FloatArray, y: FloatArray, w: FloatArray | None = None) -> Self:
-        """Fit on numbers X, shape (n, d), NaN allowed, outcomes y in [0, 1] and weights w, shape (n,)."""
+    intercept_: float
+    coefficients_: FloatArray
+
+    def fit(
+        self, X: FloatArray, y: FloatArray, w: FloatArray | None = None, *, start: AdditiveLogit | None = None
+    ) -> Self:
+        """Fit on numbers X, shape (n, d), NaN allowed, outcomes y in [0, 1] and weights w, shape (n,).
+
+        ``start`` is a fit of the same rows with another ridge: its shapes are taken, and Newton begins at its end.
+        """
         w = np.ones(len(y)) if w is None else w
-        bends = self.bends and X.shape[1] * (len(_QUANTILES) + 1) <= _MAX_TERMS
-        self.shapes_ = [_shape(X[:, i], bends=bends) for i in range(X.shape[1])]
-        terms = self._terms(X)
-        self.centre_ = np.average(terms, axis=0, weights=w) if terms.shape[1] else np.zeros(0)
-        level = float(np.clip((w @ y + 0.5) / (w.sum() + 1.0), 1e-9, 1 - 1e-9))
-        design = np.column_stack([np.ones(len(y)), terms - self.centre_])
-        ridge = np.concatenate([[0.0], np.full(terms.shape[1], self.ridge)])
-        fit = fit_binomial(design, y, w, offset=np.full(len(y), logit(level)), ridge=ridge)
-        self.intercept_ = float(logit(level) + fit.coefficients[0])
-        self.coefficients_ = fit.coefficients[1:]
+        self.design_ = start.design_ if start is not None else Design.of(X, w, bends=self.bends)
+        terms = self.design_.terms(X)
+        level = float(logit(np.clip((w @ y + 0.5) / (w.sum() + 1.0), 1e-9, 1 - 1e-9)))
+        beta = np.concatenate([[level], np.zeros(terms.shape[1])])
+        if start is not None:
+            beta = np.concatenate([[start.intercept_], start.coefficients_])
+        beta = _newton(terms, y, w, self.ridge * self.design_.penalty, beta)
+        self.intercept_, self.coefficients_ = float(beta[0]), beta[1:]
         return self
 
     def margin(self, X: FloatArray) -> FloatArray:
         """Return the log-odds, shape (n,)."""
-        result: FloatArray = self.intercept_ + (self._terms(X) - self.centre_) @ self.coefficients_
+        result: FloatArray = self.intercept_ + self.design_.terms(X) @ self.coefficients_
         return result
 
     def contributions(self, X: FloatArray, names: Sequence[str]) -> Contributions:
         """Return each column's part of the log-odds beside the mean row: the SHAP values of a sum."""
-        parts = (self._terms(X) - self.centre_) * self.coefficients_
-        values, at = np.zeros((len(X), len(self.shapes_))), 0
-        for i, shape in enumerate(self.shapes_):
-            values[:, i] = parts[:, at : at + shape.width].sum(axis=1)
-            at += shape.width
+        parts = self.design_.terms(X) * self.coefficients_
+        values = np.zeros((len(X), len(names)))
+        for i, (begin, end) in enumerate(self.design_.spans):
+            values[:, i] = parts[:, begin:end].sum(axis=1)
         return Contributions.of(names, values, base=self.intercept_)
 
-    def _terms(self, X: FloatArray) -> FloatArray:
-        if not self.shapes_:
-            return np.zeros((len(X), 0))
-        return np.hstack([shape.terms(X[:, i]) for i, shape in enumerate(self.shapes_)])
+    def sizes(self) -> FloatArray:
+        """Return how much each column's coefficients weigh, shape (d,)."""
+        spans = self.design_.spans
+        return np.array([np.abs(self.coefficients_[begin:end]).sum() for begin, end in spans], dtype=np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """Return parameters and state as JSON values."""
+        shapes = [[s.centre, s.spread, list(s.knots), s.has_missing] for s in self.design_.shapes]
         return {
             "ridge": self.ridge,
             "bends": self.bends,
-            "shapes": [[s.centre, s.spread, list(s.knots), s.has_missing] for s in self.shapes_],
+            "shapes": shapes,
+            "centre": self.design_.centre.tolist(),
             "coefficients": self.coefficients_.tolist(),
-            "centre": self.centre_.tolist(),
             "intercept": self.intercept_,
         }
 
@@ -133,30 +178,44 @@ class AdditiveLogit:
         """
         try:
             model = cls(ridge=float(state["ridge"]), bends=bool(state["bends"]))
-            model.shapes_ = [
-                _Shape(float(c), float(s), tuple(map(float, knots)), bool(m)) for c, s, knots, m in state["shapes"]
+            shapes = [
+                Shape(float(c), float(s), tuple(map(float, knots)), bool(m)) for c, s, knots, m in state["shapes"]
             ]
+            model.design_ = Design(tuple(shapes), np.array(state["centre"], dtype=np.float64))
             model.coefficients_ = np.array(state["coefficients"], dtype=np.float64)
-            model.centre_ = np.array(state["centre"], dtype=np.float64)
             model.intercept_ = float(state["intercept"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"The state of an AdditiveLogit is not as it was saved ({error}).") from error
         return model
 
 
-def _shape(values: FloatArray, *, bends: bool) -> _Shape:
+def _newton(terms: FloatArray, y: FloatArray, w: FloatArray, penalty: FloatArray, beta: FloatArray) -> FloatArray:
+    """Minimise the penalised log-loss; the first coefficient, the intercept's, is free."""
+    design = np.column_stack([np.ones(len(y)), terms])
+    ridge = np.concatenate([[_RIDGE_ON_NOTHING], penalty])
+    for _ in range(_MOST_STEPS):
+        p = expit(design @ beta)
+        slope = np.maximum(w * p * (1 - p), 1e-12)
+        step = np.linalg.solve((design.T * slope) @ design + np.diag(ridge), design.T @ (w * (y - p)) - ridge * beta)
+        beta = beta + np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        if np.abs(step).max() < _SMALL_STEP:
+            break
+    return beta
+
+
+def _shape(values: FloatArray, *, bends: bool) -> Shape:
     known = values[~np.isnan(values)]
     missing = len(values) - len(known) >= _MIN_MISSING
     if not known.size:
-        return _Shape(0.0, 1.0, (), missing)
+        return Shape(0.0, 1.0, (), missing)
     low, centre, high = np.quantile(known, [0.25, 0.5, 0.75])
     flag = np.isin(known, (0.0, 1.0)).all()
     # The quartiles of a standard normal distribution are 1.349 apart; a column that is one value on most rows has none.
     spread = 1.0 if flag else float(max((high - low) / 1.349, known.std() / 3)) or 1.0
     centre = 0.0 if flag else float(centre)
     if flag or not bends or np.unique(known).size < len(_QUANTILES):
-        return _Shape(centre, spread, (), missing)
+        return Shape(centre, spread, (), missing)
     z = (known - centre) / spread
     knots = np.unique(np.quantile(z, _QUANTILES))
     knots = knots[(knots > z.min()) & (knots < z.max()) & (np.abs(knots) < _LIMIT)]
-    return _Shape(centre, spread, tuple(knots.tolist()), missing)
+    return Shape(centre, spread, tuple(knots.tolist()), missing)

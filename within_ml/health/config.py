@@ -116,7 +116,7 @@ class HealthConfig:
     confidence : float
         Of the intervals of the risk of churn.
     false_alarm_rate : float
-        Share of the accounts that did not leave which may have had an early warning.
+        Share of its days on which an account that stays may have an early warning, on average.
     min_effect : float
         Least fall of the predicted probability that makes a change worth recommending.
     factors, actions : int

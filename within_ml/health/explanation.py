@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -107,9 +107,9 @@ def _factor(
 
 
 def factors_json(found: list[tuple[Factor, ...]]) -> list[str]:
-    """Return each row's sentences as a JSON list."""
+    """Return each row's factors as a JSON list of objects, ``text`` the sentence."""
     dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-    return [dumps([factor.text for factor in row]) for row in found]
+    return [dumps([{**asdict(one), "log_odds": round(one.log_odds, 6)} for one in row]) for row in found]
 
 
 def typical_values(X: pd.DataFrame) -> dict[str, float]:

@@ -390,7 +390,7 @@ class AccountHealthPredictor(BaseMLModel):
         factors = factors_of(parts, row, self.typical_, self.risk_model.calibrated)[0]
         return Explanation(
             str(row["account_id"].iloc[0]), f"{pd.Timestamp(row['date'].iloc[0]):%Y-%m-%d}",
-            float(self.risk_model.calibrated(parts.margin)[0]), float(parts.margin[0]), float(parts.base[0]), factors,
+            float(self.predict(row)[0]), float(parts.margin[0]), float(parts.base[0]), factors,
         )  # fmt: skip
 
     def recommend_actions(

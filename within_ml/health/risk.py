@@ -34,7 +34,7 @@ FloatArray = NDArray[np.float64]
 Integers = NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
-RIDGES = (1.0, 5.0, 25.0, 125.0)
+RIDGES = (500.0, 100.0, 20.0, 4.0, 1.0)
 _LEVEL = 0.5
 _STATE = "risk.json"
 _MIN_EVENTS = 4
@@ -75,7 +75,7 @@ class RiskModel:
     >>> y = rng.random(900) < np.where(X["plan"] == "pay", 0.4, 0.1) * np.where(X["months"] < 12, 2, 1)
     >>> model = RiskModel(HealthModelType.LOGISTIC).fit(X, y.astype(float))
     >>> model.predict(pd.DataFrame({"months": [3, 50], "plan": ["pay", "flat"]})).round(1)
-    array([0.8, 0.1])
+    array([0.7, 0.1])
     """
 
     def __init__(self, kind: HealthModelType = HealthModelType.BOOSTED, config: HealthConfig | None = None) -> None:
@@ -127,9 +127,11 @@ class RiskModel:
         for fold in range(int(folds.max()) + 1):
             inside, outside = folds != fold, folds == fold
             fitted.append({})
+            before: AdditiveLogit | None = None
             for ridge in RIDGES:
-                fitted[-1][ridge] = AdditiveLogit(ridge=ridge).fit(X[inside], y[inside], w[inside])
-                by_ridge[ridge][outside] = fitted[-1][ridge].margin(X[outside])
+                before = AdditiveLogit(ridge=ridge).fit(X[inside], y[inside], w[inside], start=before)
+                fitted[-1][ridge] = before
+                by_ridge[ridge][outside] = before.margin(X[outside])
             if self.kind is HealthModelType.BOOSTED:
                 model = self._boosted(y[inside], w[inside])
                 model.fit(X[inside], y[inside], w[inside], validation=(X[outside], y[outside], w[outside], None))
@@ -237,10 +239,7 @@ class RiskModel:
         if not self.members_:
             return found
         additive: AdditiveLogit = self.members_["additive"]
-        at, sizes = 0, np.zeros(len(names))
-        for i, shape in enumerate(additive.shapes_):
-            sizes[i] = np.abs(additive.coefficients_[at : at + shape.width]).sum()
-            at += shape.width
+        sizes = additive.sizes()
         shares = {"additive": dict(zip(names, (sizes / (sizes.sum() or 1.0)).tolist(), strict=True))}
         if "boosted" in self.members_:
             by_number = self.members_["boosted"].feature_importance()
@@ -324,8 +323,9 @@ def jackknife(margins: FloatArray) -> FloatArray:
 def grouped_folds(y: FloatArray, group: Integers, k: int, random_state: int) -> Integers:
     """Deal the groups into k folds, those with the outcome first, so that each fold has its share; shape (n,).
 
-    >>> grouped_folds(np.array([1.0, 0, 1, 0]), np.array([0, 1, 2, 3]), 2, 0).tolist()
-    [0, 0, 1, 1]
+    >>> fold = grouped_folds(np.array([1.0, 0, 1, 0]), np.array([0, 1, 2, 3]), 2, 0)
+    >>> bool(fold[0] != fold[2]), bool(fold[1] != fold[3])
+    (True, True)
     """
     n = int(group.max()) + 1
     events = np.bincount(group, weights=y, minlength=n) > 0

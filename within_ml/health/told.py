@@ -12,7 +12,7 @@ from within_ml.errors import InputError, shown
 from within_ml.explain.contributions import Contributions
 from within_ml.health.actions import recommend, recommendations_json
 from within_ml.health.config import HORIZONS, RiskLevel
-from within_ml.health.explanation import factors_json, factors_of
+from within_ml.health.explanation import Factor, factors_json, factors_of
 from within_ml.health.history import GONE, LABEL, NO_HISTORY
 from within_ml.health.warnings import WARNED_DAYS
 from within_ml.health.wording import phrase
@@ -24,7 +24,8 @@ FloatArray = NDArray[np.float64]
 
 NO_FEATURES = ("account_id", "date", LABEL, GONE, NO_HISTORY)
 TOLD = ("engagement_trend", "spend_efficiency", "reach_saturation", "frequency", "fatigue")
-LEFT, NEW = '["the account has left"]', '["no performance yet: the risk of the average account"]'
+LEFT = Factor("presence", "the account has left", 0.0, 0.0, GONE, None, None)
+NEW = Factor("presence", "no performance yet: the risk of the average account", 0.0, 0.0, NO_HISTORY, None, None)
 NOTHING = "[]"
 
 
@@ -33,12 +34,14 @@ def health(model: AccountHealthPredictor, X: pd.DataFrame) -> pd.DataFrame:
     gone, new = flags(X)
     known = ~gone & ~new
     p = np.where(gone, 1.0, model.risk_model.average)
-    factors = np.where(gone, LEFT, NEW).astype(object)
+    left, without = factors_json([(LEFT,), (NEW,)])
+    factors = np.where(gone, left, without).astype(object)
     actions = np.full(len(X), NOTHING, dtype=object)
     if known.any():
         rows = X[known].reset_index(drop=True)
         parts = model.explain(rows)
-        p[known] = model.risk_model.calibrated(parts.margin)
+        # Not of the parts' margin: trees' parts are summed in single precision.
+        p[known] = model.predict(rows)
         told = factors_of(parts, rows, model.typical_, model.risk_model.calibrated, k=model.config.factors)
         factors[known] = factors_json(told)
         offered = recommend(

@@ -30,7 +30,9 @@ class WarningReport:
     threshold : float
         Least 30-day risk of a warning.
     false_alarm_rate : float
-        Share of the accounts that did not leave which had a warning on any day; NaN without such accounts.
+        Share of its days on which an account that did not leave had a warning, mean over those accounts; NaN without.
+    ever_alarmed : float
+        Share of those accounts that had a warning on any day.
     detected : float
         Share of those that left which were warned of before; NaN without any.
     median_lead_days : float
@@ -41,25 +43,29 @@ class WarningReport:
 
     threshold: float
     false_alarm_rate: float
+    ever_alarmed: float
     detected: float
     median_lead_days: float
     leads: pd.DataFrame
 
 
 def alarm_threshold(churn: ChurnHazard, X: pd.DataFrame, spells: Spells, rate: float) -> float:
-    """Return the least risk that at most a share ``rate`` of the accounts that stayed ever reached.
+    """Return the least risk with which accounts that stayed had a warning on a share ``rate`` of their days.
 
     Risks are those of members that did not see the account; 1 where no account stayed.
     """
     names = np.unique(spells.account.astype(str))
     place = np.searchsorted(names, spells.account.astype(str))
     risk = churn.calibrated(churn.out_of_fold(X, place), [WARNED_DAYS])[:, 0]
-    highest = _highest(risk, place, len(names))
-    stayed = ~(np.bincount(place, weights=spells.until < NEVER, minlength=len(names)) > 0) & np.isfinite(highest)
+    stayed = _stayed(place, spells, len(names))[place] & np.isfinite(risk)
     if not stayed.any():
         return 1.0
-    # Above the last one that may stay silent, so that a constant risk warns of nobody.
-    return float(np.nextafter(np.quantile(highest[stayed], 1 - rate, method="higher"), np.inf))
+    weight = 1.0 / np.bincount(place[stayed], minlength=len(names))[place[stayed]]
+    order = np.argsort(-risk[stayed], kind="stable")
+    share = np.cumsum(weight[order]) / weight.sum()
+    # The risk of the first row that would be one too many: above it, and with it all that share it, is silent.
+    first = risk[stayed][order][min(int(np.searchsorted(share, rate, side="right")), len(order) - 1)]
+    return float(np.nextafter(first, np.inf))
 
 
 def warning_report(risk: FloatArray, spells: Spells, dates: pd.Series, threshold: float) -> WarningReport:
@@ -68,8 +74,10 @@ def warning_report(risk: FloatArray, spells: Spells, dates: pd.Series, threshold
     place = np.searchsorted(names, spells.account.astype(str))
     warned = risk >= threshold
     left = spells.until < NEVER
-    leaver = np.bincount(place, weights=left, minlength=len(names)) > 0
-    ever = np.bincount(place, weights=warned, minlength=len(names)) > 0
+    stayed = _stayed(place, spells, len(names))
+    leaver = ~stayed & (np.bincount(place, minlength=len(names)) > 0)
+    days = np.bincount(place, minlength=len(names))[stayed]
+    alarms = np.bincount(place, weights=warned, minlength=len(names))[stayed]
     rows: list[dict[str, Any]] = []
     day = pd.to_datetime(dates).to_numpy().astype("datetime64[D]")
     for account in np.flatnonzero(leaver):
@@ -80,17 +88,16 @@ def warning_report(risk: FloatArray, spells: Spells, dates: pd.Series, threshold
         lead = float((gone - first).astype(int)) if before.size else 0.0
         rows.append({"account_id": names[account], "left_date": gone, "first_warning": first, "lead_days": lead})
     leads = pd.DataFrame(rows, columns=["account_id", "left_date", "first_warning", "lead_days"])
-    stayed = ~leaver
     return WarningReport(
         threshold,
-        float(ever[stayed].mean()) if stayed.any() else float("nan"),
+        float((alarms / days).mean()) if stayed.any() else float("nan"),
+        float((alarms > 0).mean()) if stayed.any() else float("nan"),
         float((leads["lead_days"] > 0).mean()) if len(leads) else float("nan"),
         float(leads["lead_days"].median()) if len(leads) else float("nan"),
         leads,
     )
 
 
-def _highest(risk: FloatArray, place: NDArray[np.int64], n: int) -> FloatArray:
-    found = np.full(n, -np.inf)
-    np.maximum.at(found, place, risk)
-    return found
+def _stayed(place: NDArray[np.int64], spells: Spells, n: int) -> NDArray[np.bool_]:
+    """Find the accounts, shape (n,), that were not seen to leave."""
+    return ~(np.bincount(place, weights=spells.until < NEVER, minlength=n) > 0)

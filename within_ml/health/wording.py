@@ -31,7 +31,7 @@ class Phrase:
     """What an indicator says: those of one ``group`` are told as one factor.
 
     >>> phrase("ctr_7d_vs_28d").told(-0.26, 0.0)
-    'click rate of 7 days 23% below the weeks before'
+    'click rate of 7 days 23% below the three weeks before'
     >>> phrase("creative_refresh").told(0.05, 0.4)
     "share of impressions on ads younger than 14 days 5% against a typical account's 40%"
     """
