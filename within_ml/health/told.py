@@ -132,6 +132,7 @@ def outcomes(y: ArrayLike, rows: int) -> FloatArray:
         raise InputError(
             f"y must be 0 and 1, or False and True, however: {shown(pd.unique(pd.Series(values)))}."
         ) from error
-    if not np.isin(numbers, (0.0, 1.0)).all():
-        raise InputError(f"y must be 0 and 1, or False and True, however: {shown(np.unique(numbers)[:3].tolist())}.")
+    wrong = numbers[~np.isin(numbers, (0.0, 1.0))]
+    if wrong.size:
+        raise InputError(f"y must be 0 and 1, or False and True, however: {shown(np.unique(wrong).tolist())}.")
     return numbers
