@@ -110,7 +110,7 @@ def waterfall(parts: Contributions, row: pd.DataFrame) -> bytes:
     from within_ml.explain.plots import waterfall_plot
 
     grouped = parts.grouped({name: phrase(name).group for name in parts.names})
-    return waterfall_plot(grouped, row, 0)
+    return waterfall_plot(grouped, row[[]], 0)
 
 
 def binary(y: ArrayLike, rows: int) -> FloatArray:
