@@ -118,6 +118,20 @@ class TestFinds:
         x[900:930] += np.linspace(100, 110, 30)
         assert 1 <= score_series(times(1200), x).is_anomaly[900:930].sum() <= 4
 
+    def test_a_series_that_cries_wolf_is_heard_less(self):
+        x = np.random.default_rng(14).standard_t(2, 4000)
+        at = times(4000, 5)
+        patient, deaf = SeriesSettings(repeats=0.0, fatigue=0.0), SeriesSettings(repeats=1.0)
+        assert (
+            score_series(at, x, settings=patient).is_anomaly.sum()
+            > 2 * score_series(at, x, settings=deaf).is_anomaly.sum()
+        )
+
+    @pytest.mark.parametrize(("n", "most"), [(90, 1.0), (365, 4.0)])
+    def test_days_without_anomalies(self, n, most):
+        draws = [np.random.default_rng(seed).poisson(200, n).astype(float) for seed in range(20)]
+        assert np.mean([score_series(times(n, 1440), x).is_anomaly.sum() for x in draws]) < most
+
     def test_heavy_tails_are_the_series_own(self):
         noise = np.random.default_rng(8)
         found = score_series(times(5000, 5), noise.standard_t(2, 5000))
