@@ -66,6 +66,7 @@ class Memory:
         n = len(layout.account)
         if n > self.levels.size:
             self.levels = self.levels.grown(n)
+            self.levels.account = layout.account
             self.series.runs.grow(n)
             self.accounts.runs.grow(layout.accounts)
         self.creatives.grow(ads)
