@@ -66,6 +66,8 @@ class Levels:
     ----------
     rate, variance : array, shape (M, n)
         Level, and its relative variance; NaN before the first evidence.
+    anchor : array, shape (M, n)
+        The level before the run of odd days that lasts, or of the night before.
     spread, spread_weight : array, shape (M, n)
         Discounted sums behind the relative variance beyond counting.
     days, streak : array, shape (M, n)
@@ -84,6 +86,7 @@ class Levels:
 
     rate: Floats
     variance: Floats
+    anchor: Floats
     spread: Floats
     spread_weight: Floats
     days: Floats
@@ -99,7 +102,7 @@ class Levels:
     @classmethod
     def empty(cls, n: int = 0) -> Levels:
         """Return the state of n series of which nothing is known."""
-        plain = (np.zeros((M, n)) for _ in range(7))
+        plain = (np.zeros((M, n)) for _ in range(8))
         rate = np.full((M, n), np.nan)
         week, expected = np.zeros((M, 7, n)), np.zeros((M, 7, n))
         return cls(rate, *plain, week, expected, np.zeros((len(FACTS), n)), np.full(n, -1.0), np.arange(n))
