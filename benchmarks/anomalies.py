@@ -78,6 +78,10 @@ def judge(agency: Agency, detector: AnomalyDetector) -> tuple[pd.DataFrame, dict
     found = detector.detect_anomalies(frame).anomalies
     seconds = time.perf_counter() - start
     truth["visibility"] = visibility(frame, truth)
+    truth["running"] = [
+        sorted(frame.loc[(frame["account_id"] == t.account_id) & frame["date"].between(t.start_date, t.end_date), "campaign_id"].unique())
+        for t in truth.itertuples()
+    ]
     rows = [_found(found, row) for row in truth.itertuples()]
     truth = pd.concat([truth, pd.DataFrame(rows)], axis=1)
     days = found[["account_id", "date"]].drop_duplicates()
@@ -96,14 +100,19 @@ def _found(found: pd.DataFrame, row: object) -> dict[str, object]:
     first = mine.iloc[0]
     causes = [json.loads(text)[:1] for text in mine["root_cause"]]
     whole = row.campaign_id is None or row.campaign_id != row.campaign_id
-    wanted = ("whole account", []) if whole else ("campaign_id", [row.campaign_id])
-    right = [bool(c) and (c[0]["dimension"], list(c[0]["elements"])) == wanted for c in causes]
+    wanted = [("campaign_id", [row.campaign_id])]
+    if whole:
+        # In an account that runs one campaign, that campaign is all of it.
+        wanted = [("whole account", []), *([("campaign_id", row.running)] if len(row.running) == 1 else [])]
+    elif len(row.running) == 1:
+        wanted.append(("whole account", []))
+    right = [bool(c) and (c[0]["dimension"], list(c[0]["elements"])) in wanted for c in causes]
     return {
         "found": True,
         "any": True,
         "sign": first["sign"] == SIGNS[row.cause],
         "direction": (first["direction"] == "above") == (row.factor > 1),
-        "cause_first": right[-1],
+        "cause_first": right[0],
     }
 
 

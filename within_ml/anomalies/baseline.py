@@ -47,7 +47,8 @@ FIRST_SPREAD = 0.15
 _FAR_MOVES = 0.15
 _SPREAD_DAYS = 6.0
 _FLOOR = 0.02**2
-_WEEKDAY_COUNTS = 120.0
+_WEEKDAY_COUNTS = 60.0
+_SERIES_COUNTS = 200.0
 _WEEKDAY_MEMORY = 0.9
 _PEERS = 8
 _PEER_PRIOR = 1.0
@@ -65,6 +66,8 @@ class Levels:
     ----------
     rate, variance : array, shape (M, n)
         Level, and its relative variance; NaN before the first evidence.
+    anchor : array, shape (M, n)
+        The level before the run of odd days that lasts, or of the night before.
     spread, spread_weight : array, shape (M, n)
         Discounted sums behind the relative variance beyond counting.
     days, streak : array, shape (M, n)
@@ -75,12 +78,15 @@ class Levels:
         Discounted sums behind the weekday factors, in counts.
     facts : array, shape (5, n)
         Discounted sums of `FACTS`, behind the prices of single events.
-    currency : array of int, shape (n,)
-        Code of the currency of the last day.
+    currency : array, shape (n,)
+        Code of the currency of the last day, -1 where unknown.
+    account : array of int, shape (n,)
+        Account of each series.
     """
 
     rate: Floats
     variance: Floats
+    anchor: Floats
     spread: Floats
     spread_weight: Floats
     days: Floats
@@ -91,14 +97,15 @@ class Levels:
     week_expected: Floats
     facts: Floats
     currency: Floats
+    account: Ints
 
     @classmethod
     def empty(cls, n: int = 0) -> Levels:
         """Return the state of n series of which nothing is known."""
-        plain = (np.zeros((M, n)) for _ in range(7))
+        plain = (np.zeros((M, n)) for _ in range(8))
         rate = np.full((M, n), np.nan)
         week, expected = np.zeros((M, 7, n)), np.zeros((M, 7, n))
-        return cls(rate, *plain, week, expected, np.zeros((len(FACTS), n)), np.full(n, -1.0))
+        return cls(rate, *plain, week, expected, np.zeros((len(FACTS), n)), np.full(n, -1.0), np.arange(n))
 
     @property
     def size(self) -> int:
@@ -167,7 +174,7 @@ def expect(
         clicks, variance = ads[0].expect(ads[1], levels.rate[_CTR], week[_CTR])
         known = clicks > 0
         mean[_CTR], level[_CTR] = np.where(known, clicks, mean[_CTR]), np.where(known, variance, level[_CTR])
-    extra = spread + level + 1.0 / (levels.week_expected[:, weekday] + _WEEKDAY_COUNTS)
+    extra = spread + level + _weekday_variance(levels, weekday)
     judged = (levels.days >= MIN_DAYS) & ~np.isnan(value) & (mean > 0) & ~np.isnan(unit)
     mean = np.where(judged, mean, np.nan)
     mean = mean * _common(value, mean, unit, extra, peers)
@@ -304,12 +311,26 @@ def _unit(levels: Levels) -> Floats:
 
 
 def weekday_factor(levels: Levels, weekday: int) -> Floats:
-    """Return the weekday's factor, shape (M, n): a series' own, shrunk to that of all, shrunk to 1."""
+    """Return the weekday's factor, shape (M, n): of a series, shrunk to its account's, shrunk to that of all."""
     value, expected = levels.week_value[:, weekday], levels.week_expected[:, weekday]
     all_value, all_expected = value.sum(axis=1, keepdims=True), expected.sum(axis=1, keepdims=True)
     pooled = (all_value + 2 * _WEEKDAY_COUNTS) / (all_expected + 2 * _WEEKDAY_COUNTS)
-    own = (value + _WEEKDAY_COUNTS * pooled) / (expected + _WEEKDAY_COUNTS)
+    mine = (_of_account(levels, value) + _WEEKDAY_COUNTS * pooled) / (
+        _of_account(levels, expected) + _WEEKDAY_COUNTS
+    )
+    own = (value + _SERIES_COUNTS * mine) / (expected + _SERIES_COUNTS)
     return np.asarray(np.clip(own, 0.05, 20.0))
+
+
+def _weekday_variance(levels: Levels, weekday: int) -> Floats:
+    """Return the relative variance of the weekday's factor, shape (M, n)."""
+    return np.asarray(1.0 / (_of_account(levels, levels.week_expected[:, weekday]) + _WEEKDAY_COUNTS))
+
+
+def _of_account(levels: Levels, sums: Floats) -> Floats:
+    """Return the sum over the account of each series, shape (M, n)."""
+    totals = np.stack([np.bincount(levels.account, weights=row) for row in sums]) if levels.size else sums
+    return totals[:, levels.account]
 
 
 def _common(value: Floats, mean: Floats, unit: Floats, extra: Floats, peers: Ints) -> Floats:

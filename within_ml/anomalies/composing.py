@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from within_ml.anomalies.discovery import false_discovery
 from within_ml.anomalies.frames import Performance
 from within_ml.anomalies.judgement import Finding, element_of, findings_of, joint_direction, joint_row, primary_of
-from within_ml.anomalies.metrics import JOINT, METRICS, NAMES
+from within_ml.anomalies.metrics import JOINT, METRICS, NAMES, Metric
 from within_ml.anomalies.records import ANOMALY_COLUMNS, EVENT_COLUMNS, joint_sentence, sentence_of, severity_of
 from within_ml.anomalies.root_cause import Cause, baseline_and_day, root_causes
 from within_ml.anomalies.watch import JudgedNight, Watch
@@ -25,6 +25,9 @@ from within_ml.anomalies.watch import JudgedNight, Watch
 Floats = NDArray[np.float64]
 
 CAUSES_TOLD = 3
+
+ODD_TOO = 1e-3
+"""p-value below which another part of the account counts as odd too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,27 +117,72 @@ class Composer:
                 "severity": severity_of(finding.p_value, finding.size, finding.sign),
                 "cross_section_score": cross_section,
             }
-            causes = self._causes(account, judged.date, finding.metric)
+            causes = self._causes(judged, finding)
             row["root_cause"] = _causes_json(causes, self._watch.part, element)
             row["explanation"] = sentence_of(row, self._watch.part, element)
             self._rows.append(row)
             event = (event_id, judged.date, account, anomaly_id, finding.metric, position == primary)
             self._events.append(dict(zip(EVENT_COLUMNS, event, strict=True)))
 
-    def _causes(self, account: str, date: pd.Timestamp, metric: str) -> tuple[Cause, ...]:
-        needed = next(({m.value, m.base} - {None} for m in METRICS if m.name == metric), set())
-        if not self._dimensions or not needed <= set(self._performance.metrics) or metric not in NAMES:
+    def _causes(self, judged: JudgedNight, finding: Finding) -> tuple[Cause, ...]:
+        """Return what explains the change, among the parts that have a baseline: a campaign's start is no cause."""
+        metric = METRICS[NAMES.index(finding.metric)]
+        if not self._dimensions:
             return ()
         if self._by_account is None:
             frame = self._performance.frame
             self._by_account = {str(name): rows for name, rows in frame.groupby("account_id", sort=False)}
-        rows = self._by_account[account]
-        span = rows[(rows["date"] <= date) & (rows["date"] >= date - pd.Timedelta(days=self._settings.window + 1))]
-        first = self._watch.metric_episodes[account, metric].first
+        account = self._watch.accounts[finding.account]
+        expected, actual = self._both_periods(judged, finding, self._by_account[account], metric)
+        causes = root_causes(expected, actual, metric.name, self._dimensions)
+        return self._own_first(judged, finding, causes)
+
+    def _both_periods(
+        self, judged: JudgedNight, finding: Finding, rows: pd.DataFrame, metric: Metric
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return expected and actual values; the expected ones are as large as the night's baseline says."""
+        date, part = judged.date, self._watch.part
+        first = self._watch.metric_episodes[self._watch.accounts[finding.account], metric.name].first
+        chosen = (rows["date"] == date) | (rows["date"] < first)
+        chosen &= (rows["date"] <= date) & (rows["date"] >= date - pd.Timedelta(days=self._settings.window))
+        row = NAMES.index(metric.name)
+        series = judged.night.series
+        means = {
+            self._watch.keys[i][1]: (series.mean[row, i], series.base[row, i])
+            for i in np.flatnonzero((judged.layout.account == finding.account) & ~np.isnan(series.z[row])).tolist()
+        }
+        if part is not None:
+            chosen &= rows[part].isin(list(means))
         expected, actual = baseline_and_day(
-            span, date.date(), metric, self._settings.window, dimensions=self._dimensions, first=first.date()
+            rows[chosen], date.date(), metric.name, self._settings.window, dimensions=self._dimensions
         )
-        return root_causes(expected, actual, metric, self._dimensions)
+        if part in expected.columns and len(expected):
+            columns = [metric.value] if metric.base is None else [metric.value, metric.base]
+            totals = expected.groupby(part)[columns].sum()
+            usual = totals[metric.value] / (1.0 if metric.base is None else totals[metric.base])
+            wanted = pd.Series({k: mean / base for k, (mean, base) in means.items()})
+            factor = (wanted.reindex(usual.index) / usual).replace([np.inf, -np.inf], np.nan).fillna(1.0)
+            expected[metric.value] = expected[metric.value] * expected[part].map(factor).to_numpy()
+        return expected, actual
+
+    def _own_first(self, judged: JudgedNight, finding: Finding, causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        """Name the part that was found odd by itself first, unless others of the account are odd too."""
+        part = self._watch.part
+        if finding.series < 0 or part not in self._dimensions:
+            return causes
+        p = judged.night.series_p[NAMES.index(finding.metric)]
+        mine = judged.layout.account == finding.account
+        with np.errstate(invalid="ignore"):
+            odd = np.flatnonzero(mine & (p < ODD_TOO)).tolist()
+        if odd != [finding.series]:
+            return causes
+        element = self._watch.keys[finding.series][1]
+        own = [c for c in causes if c.dimension == part and c.elements == (element,)]
+        if not own:
+            sentence = f"{finding.metric} of {element} alone is outside its band."
+            change = finding.value - finding.expected
+            own = [Cause(str(part), (element,), float("nan"), float("nan"), 0.0, change, sentence)]
+        return (own[0], *(c for c in causes if c is not own[0]))
 
 
 _TAKEN = ("metric", "value", "expected", "lower", "upper", "size", "direction", "sign", "p_value", "q_value")
@@ -146,7 +194,7 @@ def _causes_json(causes: Sequence[Cause], part: str | None, element: str) -> str
         {
             "dimension": cause.dimension,
             "elements": list(cause.elements),
-            "share_explained": round(cause.share_explained, 4),
+            "share_explained": None if np.isnan(cause.share_explained) else round(cause.share_explained, 4),
             "mix_effect": float(cause.mix_effect),
             "rate_effect": float(cause.rate_effect),
             "sentence": cause.sentence,

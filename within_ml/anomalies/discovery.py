@@ -119,20 +119,23 @@ def false_discovery(p: Floats) -> Floats:
 
     Parameters
     ----------
-    p : array, shape (n,)
-        NaN is no test and stays NaN.
+    p : array, shape (tests,) or (tests, families)
+        NaN is no test and stays NaN; each column is a family of its own.
 
     Examples
     --------
     >>> false_discovery(np.array([0.01, 0.04, 0.03, 0.5])).round(4)
     array([0.04  , 0.0533, 0.0533, 0.5   ])
     """
-    q = np.full(len(p), np.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
-    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return q
+    tested = ~np.isnan(p)
+    # NaN is sorted last, where it counts for nothing.
+    order = np.argsort(p, axis=0, kind="stable")
+    rank = np.arange(1, len(p) + 1).reshape(-1, *[1] * (p.ndim - 1))
+    scaled = np.take_along_axis(p, order, axis=0) * tested.sum(axis=0) / rank
+    least = np.fmin.accumulate(scaled[::-1], axis=0)[::-1]
+    q = np.empty_like(p)
+    np.put_along_axis(q, order, np.minimum(least, 1.0), axis=0)
+    return np.where(tested, q, np.nan)
 
 
 def selected_families(p: Floats, level: float) -> tuple[Floats, Bools]:
@@ -164,6 +167,5 @@ def selected_families(p: Floats, level: float) -> tuple[Floats, Bools]:
     q_family = false_discovery(whole)
     count = int((~np.isnan(whole)).sum())
     chosen = int((q_family <= level).sum()) if count else 0
-    within = np.stack([false_discovery(column) for column in p.T], axis=1) if families else p.copy()
-    q = np.fmax(within * count / max(chosen, 1), np.where(np.isnan(p), np.nan, q_family))
+    q = np.fmax(false_discovery(p) * count / max(chosen, 1), np.where(np.isnan(p), np.nan, q_family))
     return np.minimum(q, 1.0), np.nan_to_num(q, nan=1.0) <= level

@@ -19,12 +19,12 @@ Floats = NDArray[np.float64]
 SEASONAL = "seasonal"
 """Detection method without a cross-section."""
 
-_NIGHTS = 42
-_REFIT_DAYS = 14
+_NIGHTS = 56
+_REFIT_DAYS = 28
 _ROWS_A_NIGHT = 200
-_MOST_ROWS = 1_500
+_MOST_ROWS = 1_000
 _FEWEST_ROWS = 200
-_ASKED_SHARE = 0.05
+_ASKED_SHARE = 0.01
 _CLIP = 8.0
 _EPOCH = pd.Timestamp("1970-01-05")
 
@@ -43,7 +43,7 @@ def require_method(method: str) -> None:
 
 @dataclass(slots=True)
 class JointNights:
-    """Residuals of recent nights, and the cross-section fitted on those before the current fortnight.
+    """Residuals of recent nights, and the cross-section fitted on those before the current four weeks.
 
     Attributes
     ----------

@@ -27,6 +27,10 @@ Floats = NDArray[np.float64]
 BAND_TAIL = 0.005
 """Share of the values that the expected band leaves out on either side."""
 
+SURGE = 1.8
+SURGE_PRIOR = 2.0
+"""From this factor on ctr, conversions must speak for interest with this log-likelihood to make the surge good news."""
+
 _CTR, _CVR = NAMES.index("ctr"), NAMES.index("cvr")
 _CONVERSIONS = NAMES.index("conversions")
 _CLICK_METRICS = ("clicks", "ctr", "impressions")
@@ -114,9 +118,9 @@ def clicks_without_conversions(night: Night, account: int, series: int) -> bool:
     unusual = source.z[_CTR, index] > 2.0
     if not (np.isfinite(usual) and usual > 0 and ctr > 1 and unusual):
         return False
-    # log-likelihood of ctr·usual minus that of usual
+    # Log-likelihood of ctr·usual minus that of usual; of a sudden surge, interest is the less likely story.
     gain = came * np.log(ctr) - usual * (ctr - 1)
-    return bool(gain < 0)
+    return bool(gain < (SURGE_PRIOR if ctr >= SURGE else 0.0))
 
 
 def primary_of(findings: Sequence[Finding]) -> int:

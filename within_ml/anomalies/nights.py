@@ -66,6 +66,7 @@ class Memory:
         n = len(layout.account)
         if n > self.levels.size:
             self.levels = self.levels.grown(n)
+            self.levels.account = layout.account
             self.series.runs.grow(n)
             self.accounts.runs.grow(layout.accounts)
         self.creatives.grow(ads)
@@ -152,6 +153,7 @@ def take_in(
     """Let the memory learn a judged night, in place."""
     odd = night.flagged[:, layout.account]
     far = _far(night, layout)
+    _restore(memory.levels, night, layout)
     _remember(memory.series, night.series, night.series_runs, odd)
     if layout.split:
         _remember(memory.accounts, night.account, night.account_runs, night.flagged)
@@ -166,12 +168,24 @@ def take_in(
 
 
 def _far(night: Night, layout: Layout) -> Bools:
-    """Return which values are no evidence, shape (M, n): all of a series, or of an account, that is far off in one."""
+    """Return which values are no evidence, shape (M, n): of a series or an account that is far off in a metric."""
     with np.errstate(invalid="ignore"):
         series = (night.series_p < FAR_P) | (night.flagged[:, layout.account] & (night.series_p < 20 * FAR_P))
         account = (night.account_p < FAR_P) | (night.flagged & (night.account_p < 20 * FAR_P))
-    out = series.any(axis=0) | account.any(axis=0)[layout.account]
-    return np.asarray(np.broadcast_to(out, series.shape))
+        # Of an odd account those parts are no evidence that cannot tell by themselves; the others can.
+        silent = np.isnan(night.series.z) | (night.series.unit / night.series.mean > night.series.extra)
+    return np.asarray(series.any(axis=0) | (account.any(axis=0)[layout.account] & silent))
+
+
+def _restore(levels: Levels, night: Night, layout: Layout) -> None:
+    """Put levels back to those before the run of odd days that was told tonight, in place.
+
+    The first days of an outage of few conversions are no anomaly yet, and were learnt.
+    """
+    running = np.abs(night.series_runs.days) >= 2
+    told = running & night.flagged.any(axis=0)[layout.account]
+    levels.rate = np.where(told, levels.anchor, levels.rate)
+    levels.anchor = np.where(running, levels.anchor, levels.rate)
 
 
 def _remember(axis: Axis, night: Expected, runs: Runs, odd: Bools) -> None:

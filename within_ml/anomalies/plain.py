@@ -46,6 +46,8 @@ def plain_metrics(performance: Performance) -> tuple[str, ...]:
 
 def judge_plain(performance: Performance, metrics: tuple[str, ...], sensitivity: float) -> list[PlainSeries]:
     """Judge each account's series of each metric, causally, at the threshold of `series`, moved by the sensitivity."""
+    if not metrics:
+        return []
     usual = SeriesSettings()
     settings = SeriesSettings(threshold=usual.threshold + EVIDENCE_PER_SENSITIVITY * (0.5 - sensitivity))
     result = []

@@ -16,7 +16,8 @@ from within_ml.anomalies.counts import signed_residual
 Floats = NDArray[np.float64]
 
 CHANGE = 0.4
-"""Relative change from which a day goes on with a run."""
+LIKE_BEFORE = 0.6
+"""Relative change from which a day goes on with a run, and the share of the run's own change that it must have."""
 
 LONGEST = 7
 """Days that are taken together at most."""
@@ -52,7 +53,10 @@ class Runs:
             side = np.where(counting & (np.abs(change) >= CHANGE), np.sign(change), 0.0)
         unknown = np.isnan(night.z)
         before = self.days[:, :n]
-        lasts = (side != 0) & (np.sign(before) == side) & (np.abs(before) < LONGEST)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            usual = np.abs(self.value[:, :n] / self.mean[:, :n] - 1)
+            lasts = (side != 0) & (np.sign(before) == side) & (np.abs(change) >= LIKE_BEFORE * usual)
+        lasts &= np.abs(before) < LONGEST
         terms = (side, night.value, night.mean, night.unit * night.mean, night.extra * night.mean)
 
         def added(old: Floats, new: Floats) -> Floats:
