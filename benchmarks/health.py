@@ -298,11 +298,11 @@ def page(seeds: list[dict], planned: list[dict], command: str) -> str:
 
 {len(seeds)} simulated agencies whose accounts leave by a hazard with thresholds, U-shapes and interactions
 (`churn_model="hazard"`, see `within_ml.lake.simulation.leaving`). Models see all but the last {TEST_DAYS} days of the
-history, and are judged on accounts that were there on {STEP}-day landmarks of the {98 // STEP} weeks after that; outcomes that
-the end of the history hides are weighed for (IPCW). Cox is lifelines {version} on the same rows and features (scaled,
-cut at the 1st and 99th percentile, flags for missing values, ridge penalty by accounts left out), in an environment of
-its own. Brier scores and AUCs are integrated over 7 to 90 days. "Constant" is the best constant risk for each day,
-which knows the outcomes.
+history, and are judged on accounts that were there on {STEP}-day landmarks of the {98 // STEP} weeks after that;
+outcomes that the end of the history hides are weighed for (IPCW). Cox is lifelines {version} on the same rows and
+features (scaled, cut at the 1st and 99th percentile, flags for missing values, ridge penalty by accounts left out), in
+an environment of its own. Brier scores and AUCs are integrated over 7 to 90 days. "Constant" is the best constant risk
+for each day, which knows the outcomes.
 
 {score_table(seeds)}
 
