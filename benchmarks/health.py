@@ -36,6 +36,8 @@ from within_ml.lake.simulation import Agency, SimulationConfig, simulate
 
 GRID = np.array([7, 14, 21, 30, 45, 60, 75, 90], dtype=np.float64)
 TOLD = (14, 30, 90)
+WARM_UP = 120
+"""First days of an agency that nobody gets to see: discontent needs weeks to build up, and histories have a before."""
 TEST_DAYS = 126
 STEP = 7
 NOT_FEATURES = ("account_id", "date", "gone", "no_history", "country")
@@ -50,6 +52,7 @@ class History:
     agency: Agency
     performance: pd.DataFrame
     accounts: pd.DataFrame
+    first: date
     as_of: date
 
     @property
@@ -59,6 +62,7 @@ class History:
     def known(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Performance and accounts as they were known on the dividing day."""
         accounts = self.agency.dimensions(as_of=self.as_of)["accounts"].to_pandas()
+        accounts = accounts[accounts["account_id"].isin(self.accounts["account_id"])]
         return self.performance[self.performance["date"] <= self.as_of], accounts
 
     def outcomes(self, rows: pd.DataFrame, end: date) -> tuple[np.ndarray, np.ndarray]:
@@ -71,10 +75,10 @@ class History:
 
 
 def history(seed: int, accounts: int, days: int, churn_model: str = "hazard") -> History:
-    """Draw an agency."""
+    """Draw an agency and take the days after the warm-up; accounts that left in it are nobody's."""
     config = SimulationConfig(
         accounts=accounts,
-        days=days,
+        days=WARM_UP + days,
         seed=seed,
         campaigns_per_account=2,
         ads_per_campaign=2,
@@ -84,11 +88,14 @@ def history(seed: int, accounts: int, days: int, churn_model: str = "hazard") ->
         churn_model=churn_model,
     )
     agency = simulate(config)
-    rows = pa.concat_tables(agency.performance(days_per_chunk=30)).to_pandas()
+    first = config.start_date + timedelta(days=WARM_UP)
+    rows = pa.concat_tables(agency.performance(first=first, days_per_chunk=30)).to_pandas()
     ads = agency.ads.select(["platform", "account_id", "ad_id", "audience_age", "audience_gender"]).to_pandas()
     rows = rows.merge(ads, on=["platform", "account_id", "ad_id"])
+    table = agency.accounts.to_pandas()
+    there = table["churned_date"].isna() | (pd.to_datetime(table["churned_date"]) > pd.Timestamp(first))
     as_of = config.last_date - timedelta(days=TEST_DAYS)
-    return History(agency, rows, agency.accounts.to_pandas(), as_of)
+    return History(agency, rows, table[there].reset_index(drop=True), first, as_of)
 
 
 def landmarks(first: date, last: date, step: int = STEP) -> list[date]:
@@ -145,8 +152,7 @@ def seed_figures(seed: int, accounts: int, days: int, library: Path) -> dict:
     begin = time.perf_counter()
     model = AccountHealthPredictor().fit(performance, accounts=known, as_of=past.as_of)
     seconds = time.perf_counter() - begin
-    config = past.agency.config
-    train = rows_at(model, past, landmarks(config.start_date + timedelta(days=28), past.as_of - timedelta(days=STEP)))
+    train = rows_at(model, past, landmarks(past.first + timedelta(days=28), past.as_of - timedelta(days=STEP)))
     test = rows_at(model, past, landmarks(past.as_of, past.last - timedelta(days=TEST_DAYS - 98)))
     time_, event = past.outcomes(test, past.last)
     ours = model.churn_curve(test, GRID)
@@ -291,12 +297,12 @@ def page(seeds: list[dict], planned: list[dict], command: str) -> str:
     return f"""# Account health beside Cox's proportional hazards
 
 {len(seeds)} simulated agencies whose accounts leave by a hazard with thresholds, U-shapes and interactions
-(`churn_model="hazard"`, see `within_ml.lake.simulation.leaving`). Models see {TEST_DAYS} days less than the history,
-and are judged on accounts that were there on {STEP}-day landmarks of the {98 // STEP} weeks after that; outcomes that
-the end of the history hides are weighed for (IPCW). Cox is lifelines {version} on the same rows and features (scaled,
-cut at the 1st and 99th percentile, flags for missing values, ridge penalty by accounts left out), in an environment of
-its own. Brier scores and AUCs are integrated over 7 to 90 days. "Constant" is the best constant risk for each day,
-which knows the outcomes.
+(`churn_model="hazard"`, see `within_ml.lake.simulation.leaving`). Models see all but the last {TEST_DAYS} days of the
+history, and are judged on accounts that were there on {STEP}-day landmarks of the {98 // STEP} weeks after that;
+outcomes that the end of the history hides are weighed for (IPCW). Cox is lifelines {version} on the same rows and
+features (scaled, cut at the 1st and 99th percentile, flags for missing values, ridge penalty by accounts left out), in
+an environment of its own. Brier scores and AUCs are integrated over 7 to 90 days. "Constant" is the best constant risk
+for each day, which knows the outcomes.
 
 {score_table(seeds)}
 
@@ -396,6 +402,8 @@ def warning_table(seeds: list[dict], planned: list[dict]) -> str:
     lines = []
     for name, figures, path in wanted:
         told = [f["warnings"] for f in figures]
+        if not told:
+            continue
         for key in path:
             told = [t[key] for t in told]
         leads = np.concatenate([t["leads"] for t in told])

@@ -92,9 +92,10 @@ class TestWarnings:
 
 
 def test_history_is_cut_where_training_ends():
-    past = health.history(seed=1, accounts=12, days=220)
+    past = health.history(seed=1, accounts=12, days=160)
     performance, accounts = past.known()
     assert performance["date"].max() == past.as_of
+    assert performance["date"].min() == past.first
     known = pd.to_datetime(accounts["churned_date"]).dropna()
     assert (known <= pd.Timestamp(past.as_of)).all()
     rows = pd.DataFrame({"account_id": past.accounts["account_id"], "date": pd.Timestamp(past.as_of)})
