@@ -222,10 +222,10 @@ def _customers(X: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fit_health(model: AccountHealthPredictor, X: pd.DataFrame, y: Any, w: Any) -> AccountHealthPredictor:
-    # Outcomes are yes or no: the rate of the middle tells them apart; what is no rate stays what it is.
+    # Outcomes are yes or no: the middle rate tells them apart; what is no rate stays what it is.
     rates = np.asarray(y, dtype=float)
-    clear = rates.ndim == 1 and np.isfinite(rates).all() and rates.size and rates.min() < rates.max() <= 1 > -rates.min()
-    return model.fit(_customers(X), rates > np.median(rates) if clear else y, sample_weight=w)
+    outcomes = np.where((rates >= 0) & (rates <= 1), rates > np.nanmedian(rates), rates)
+    return model.fit(_customers(X), outcomes, sample_weight=w)
 
 
 CASES: dict[str, Case] = {

@@ -116,6 +116,7 @@ class AdditiveLogit:
         self.ridge = ridge
         self.bends = bends
 
+    design_: Design
     intercept_: float
     coefficients_: FloatArray
 

@@ -126,9 +126,9 @@ class HealthConfig:
     """
 
     folds: int = 5
-    n_estimators: int = 400
-    learning_rate: float = 0.05
-    max_depth: int = 3
+    n_estimators: int = 500
+    learning_rate: float = 0.04
+    max_depth: int = 4
     min_child_weight: float = 5.0
     reg_lambda: float = 5.0
     subsample: float = 0.8

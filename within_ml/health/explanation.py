@@ -40,11 +40,12 @@ class Factor:
 class Explanation:
     """An account's risk and all its factors, the strongest first.
 
-    ``base`` and the factors' ``log_odds`` add up to ``log_odds``, which calibration maps to ``probability``.
+    ``base`` and the factors' ``log_odds`` add up to ``log_odds``, which calibration maps to ``probability``. ``date`` is
+    None of a table without one.
     """
 
     account_id: str
-    date: str
+    date: str | None
     probability: float
     log_odds: float
     base: float

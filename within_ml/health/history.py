@@ -19,7 +19,8 @@ from within_ml.base import ATTRIBUTION_DELAY_DAYS
 from within_ml.errors import InputError, shown
 from within_ml.health.daily import checked, daily_grid
 from within_ml.health.hazard import Spells
-from within_ml.health.indicators import INDICATORS, account_indicators
+from within_ml.health.indicator_names import INDICATORS
+from within_ml.health.indicators import account_indicators
 from within_ml.health.labels import NEVER, AccountStates, account_states, days_until
 from within_ml.splits import to_days
 

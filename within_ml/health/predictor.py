@@ -29,7 +29,7 @@ from within_ml.health import told
 from within_ml.health.actions import Recommendation, plausible_ranges, recommend
 from within_ml.health.config import HealthConfig, HealthModelType, RiskThresholds
 from within_ml.health.encoding import as_table
-from within_ml.health.explanation import Explanation, factors_of, typical_values
+from within_ml.health.explanation import Explanation, typical_values
 from within_ml.health.hazard import ChurnHazard
 from within_ml.health.history import (
     GONE,
@@ -321,6 +321,7 @@ class AccountHealthPredictor(BaseMLModel):
         self._require_fitted()
         if self.churn_ is None:
             X = as_table(account_data)
+            self._recent = X
             return pd.Series(self.predict(X), index=X.index, name="churn_risk", dtype=np.float64)
         rows = self.features(account_data, accounts=accounts, account_features=account_features, dates=dates)
         self._recent = rows
@@ -376,7 +377,8 @@ class AccountHealthPredictor(BaseMLModel):
         Parameters
         ----------
         account_id
-            An account of the last prediction, or of ``account_data``; its latest day is explained.
+            An account of the last prediction, or of ``account_data``; its latest day is explained. Of a table without
+            ``account_id`` the label of a row.
         account_data
             Daily performance, with ``options`` as in `features`.
 
@@ -386,12 +388,8 @@ class AccountHealthPredictor(BaseMLModel):
             If there is no such account.
         """
         row = self._row(account_id, account_data, options)
-        parts = self.explain(row)
-        factors = factors_of(parts, row, self.typical_, self.risk_model.calibrated)[0]
-        return Explanation(
-            str(row["account_id"].iloc[0]), f"{pd.Timestamp(row['date'].iloc[0]):%Y-%m-%d}",
-            float(self.predict(row)[0]), float(parts.margin[0]), float(parts.base[0]), factors,
-        )  # fmt: skip
+        day = f"{pd.Timestamp(row['date'].iloc[0]):%Y-%m-%d}" if "date" in row.columns else None
+        return told.explanation(self, row, str(account_id), day)
 
     def recommend_actions(
         self, account_id: object, account_data: pd.DataFrame | None = None, **options: Any
@@ -401,7 +399,7 @@ class AccountHealthPredictor(BaseMLModel):
         Empty where no change lowers the predicted risk by ``min_effect``, or the account has left.
         """
         row = self._row(account_id, account_data, options)
-        if row.get(GONE, pd.Series([False])).iloc[0] or row.get(NO_HISTORY, pd.Series([False])).iloc[0]:
+        if any(flag.any() for flag in told.flags(row)):
             return ()
         return recommend(row, self.predict, self.ranges_, min_effect=self.config.min_effect)[0]
 
@@ -489,16 +487,19 @@ class AccountHealthPredictor(BaseMLModel):
 
     def _row(self, account_id: object, account_data: pd.DataFrame | None, options: Mapping[str, Any]) -> pd.DataFrame:
         self._require_fitted()
-        rows = self._recent if account_data is None else self.features(account_data, **options)
+        if account_data is None:
+            rows = self._recent
+        else:
+            rows = as_table(account_data) if self.churn_ is None else self.features(account_data, **options)
         if rows is None:
             raise InputError("There is no prediction to explain yet; give account_data, or call predict_health before.")
-        own = rows[rows["account_id"].astype(str) == str(account_id)]
+        ids = (rows["account_id"] if "account_id" in rows.columns else rows.index.to_series()).astype(str)
+        own = rows[(ids == str(account_id)).to_numpy()]
         if not len(own):
             raise InputError(
-                f"account_id must be one of the accounts predicted, {shown(rows['account_id'].unique())}, however: "
-                f"{account_id!r}."
+                f"account_id must be one of the accounts predicted, {shown(ids.unique())}, however: {account_id!r}."
             )
-        return own.sort_values("date", kind="stable").iloc[[-1]]
+        return own.sort_values("date", kind="stable").iloc[[-1]] if "date" in own.columns else own.iloc[[-1]]
 
     # ---- save format
 

@@ -12,7 +12,7 @@ from within_ml.errors import InputError, shown
 from within_ml.explain.contributions import Contributions
 from within_ml.health.actions import recommend, recommendations_json
 from within_ml.health.config import HORIZONS, RiskLevel
-from within_ml.health.explanation import Factor, factors_json, factors_of
+from within_ml.health.explanation import Explanation, Factor, factors_json, factors_of
 from within_ml.health.history import GONE, LABEL, NO_HISTORY
 from within_ml.health.warnings import WARNED_DAYS
 from within_ml.health.wording import phrase
@@ -63,6 +63,18 @@ def health(model: AccountHealthPredictor, X: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def explanation(model: AccountHealthPredictor, row: pd.DataFrame, account_id: str, day: str | None) -> Explanation:
+    """Return why the account of one row has its risk; one that has left, or without history, has no other reason."""
+    gone, new = flags(row)
+    parts = model.explain(row)
+    margin, base = float(parts.margin[0]), float(parts.base[0])
+    if gone[0] or new[0]:
+        only, p = (LEFT, 1.0) if gone[0] else (NEW, model.risk_model.average)
+        return Explanation(account_id, day, p, base, base, (only,))
+    factors = factors_of(parts, row, model.typical_, model.risk_model.calibrated)[0]
+    return Explanation(account_id, day, float(model.predict(row)[0]), margin, base, factors)
+
+
 def churn_columns(model: AccountHealthPredictor, X: pd.DataFrame) -> pd.DataFrame:
     """Return the risks of churn with their intervals: 1 for an account that has left."""
     gone, new = flags(X)
@@ -98,7 +110,7 @@ def waterfall(parts: Contributions, row: pd.DataFrame) -> bytes:
     from within_ml.explain.plots import waterfall_plot
 
     grouped = parts.grouped({name: phrase(name).group for name in parts.names})
-    return waterfall_plot(grouped, row, 0)
+    return waterfall_plot(grouped, row[[]], 0)
 
 
 def binary(y: ArrayLike, rows: int) -> FloatArray:
@@ -132,6 +144,7 @@ def outcomes(y: ArrayLike, rows: int) -> FloatArray:
         raise InputError(
             f"y must be 0 and 1, or False and True, however: {shown(pd.unique(pd.Series(values)))}."
         ) from error
-    if not np.isin(numbers, (0.0, 1.0)).all():
-        raise InputError(f"y must be 0 and 1, or False and True, however: {shown(np.unique(numbers)[:3].tolist())}.")
+    wrong = numbers[~np.isin(numbers, (0.0, 1.0))]
+    if wrong.size:
+        raise InputError(f"y must be 0 and 1, or False and True, however: {shown(np.unique(wrong).tolist())}.")
     return numbers

@@ -161,14 +161,14 @@ def _draw(
     from within_ml.anomalies.plots import account_plot
 
     rows = found.to_pandas()
-    rows["rank"] = -rows["severity"].map(SEVERITIES.index)
-    worst = list(dict.fromkeys(rows.sort_values(["rank", "p_value"])["account_id"]))[:most]
+    rank = [-SEVERITIES.index(severity) for severity in rows["severity"]]
+    worst = list(dict.fromkeys(rows.assign(rank=rank).sort_values(["rank", "p_value"])["account_id"]))[:most]
     if not worst:
         return {}
-    before = {"date": days_between(day - timedelta(days=PICTURE_DAYS), day - timedelta(days=1)), "account_id": worst}
+    before = {"date": list(days_between(day - timedelta(days=PICTURE_DAYS), day - timedelta(days=1))), "account_id": worst}
     history = pd.concat([store.read(METRICS.table, before).to_pandas(), told.to_pandas()])
     folder = reports.folder(ANOMALIES.table, day)
-    pictures = [account_plot(history[history["account_id"] == account], rows) for account in worst]
+    pictures = [account_plot(history, account) for account in worst]
     for account, content in zip(worst, pictures, strict=True):
         write_whole(folder / f"{account}.png", content)
     return {

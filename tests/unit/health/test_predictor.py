@@ -145,7 +145,7 @@ class TestFactorsAndActions:
 
 class TestTable:
     def test_risks_are_those_of_the_rows(self, of_table):
-        model, table, y = of_table
+        model, _table, _y = of_table
         fresh, outcome = churn_table(seed=1)
         risk = model.predict_churn_risk(fresh)
 
@@ -292,7 +292,9 @@ class TestBadInput:
     def test_duplicated_days_are_parts_of_a_day(self, fitted, agency):
         daily, accounts = agency
         metrics = ["impressions", "clicks", "spend", "conversions", "revenue"]
-        halves = [daily.assign(**{m: daily[m] // 2 if m in ("impressions", "clicks") else daily[m] / 2 for m in metrics})]
+        halves = [
+            daily.assign(**{m: daily[m] // 2 if m in ("impressions", "clicks") else daily[m] / 2 for m in metrics})
+        ]
         halves.append(daily.assign(**{m: daily[m] - halves[0][m] for m in metrics}))
         split = pd.concat(halves).sample(frac=1.0, random_state=0)
 
@@ -343,7 +345,7 @@ class TestBadInput:
         assert len(fitted.predict_churn_risk(daily[:0])) == 0
 
     def test_money_may_be_missing(self, agency):
-        daily, accounts = agency
+        daily, _accounts = agency
         bare = daily[["date", "account_id", "impressions", "clicks"]]
         found = AccountHealthPredictor(config=SMALL).fit(bare).predict_health(bare)
 
