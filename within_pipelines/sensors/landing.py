@@ -52,8 +52,9 @@ class Position:
 
     @classmethod
     def parse(cls, cursor: str | None) -> "Position":
-        """Read a cursor."""
-        return cls(*json.loads(cursor)) if cursor else cls()
+        """Read a cursor; a bare number is one that was written before a registration could be answered in parts."""
+        told = json.loads(cursor) if cursor else 0
+        return cls(*told) if isinstance(told, list) else cls(told)
 
     def __str__(self) -> str:
         return json.dumps([self.after, self.day])

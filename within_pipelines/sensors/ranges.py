@@ -133,7 +133,7 @@ def fitting(
 
 
 def fingerprint(*parts: Collection[object]) -> str:
-    """Return a short hash of values, the order of each collection's unordered ones aside.
+    """Return a short hash of collections of values; order counts in those that have one.
 
     >>> fingerprint({2, 1}) == fingerprint({1, 2})
     True

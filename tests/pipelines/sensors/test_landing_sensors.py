@@ -1,5 +1,6 @@
 """Landing files lead to their days, tick by tick; what restatements of real files tell of their accounts."""
 
+import json
 import os
 from datetime import date, timedelta
 
@@ -52,6 +53,12 @@ class TestLandedDays:
         assert tick.asked == [(day(first), day(last), []) for first, last in asked]
         assert len(set(tick.keys)) == len(asked)
         assert log.tick(landed_days_sensor, tick.cursor).requests == []
+
+    def test_a_cursor_of_a_number_is_the_place_in_the_event_log(self, log):
+        self.register(log, 0, 0)
+        cursor = log.tick(landed_days_sensor).cursor
+        self.register(log, 1, 1)
+        assert log.tick(landed_days_sensor, str(json.loads(cursor)[0])).asked == [(day(1), day(1), [])]
 
     def test_a_file_of_years_and_a_burst_of_files_are_drained_over_ticks(self, log):
         # Four years are 49 runs; then 500 files of a day each.
