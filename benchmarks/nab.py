@@ -139,7 +139,8 @@ Written by `python -m benchmarks.nab`. {machine()}
 Normalised standard score: 0 is never an alarm, 100 every window found at its first point. One threshold (evidence
 {DEFAULT_EVIDENCE:g}) and one set of settings for all files, chosen on the families other than `realAdExchange` and
 `realTweets`; how pooling depends on the cadence was chosen on simulated hourly rates. The published figures are the
-published scores of the same files; their thresholds were chosen on all files. {len(files)} files, {windows_of(files)} windows; of the ad exchange family two of six files are present.
+published scores of the same files; their thresholds were chosen on all files. {len(files)} files,
+{windows_of(files)} windows; of the ad exchange family two of six files are present.
 
 {beside_published(files, ours)}
 

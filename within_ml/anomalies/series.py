@@ -33,6 +33,7 @@ depends on the cadence was chosen on simulated hourly rates."""
 
 _SECONDS_PER_DAY = 86_400
 _GAPS_FOR_CADENCE = 50
+_LARGEST = 1e150
 _MONDAY = 4 * 24
 """Hours from the epoch's Thursday to the Monday after it."""
 _PER_DAY_POOLED, _LEAST_POOLED = 96.0, 0.25
@@ -181,7 +182,7 @@ class SeriesBaseline:
         Raises
         ------
         InputError
-            For arrays of other or unequal shapes, missing times, infinite values.
+            For arrays of other or unequal shapes, missing times, what is no number, infinite or enormous values.
         """
         from within_ml.anomalies import series_loop as loop
 
@@ -209,8 +210,9 @@ class SeriesBaseline:
             raise InputError(f"values must be numbers; however: {error}.") from error
         if stamps.ndim != 1 or stamps.shape != x.shape:
             raise InputError(f"timestamps and values must both have shape (n,); however: {stamps.shape} and {x.shape}.")
-        if np.isinf(x).any():
-            raise InputError(f"values must be finite or NaN; however: {int(np.isinf(x).sum())} are infinite.")
+        if (np.abs(x) > _LARGEST).any():
+            beyond = int((np.abs(x) > _LARGEST).sum())
+            raise InputError(f"values must be NaN or within ±{_LARGEST:g}; however: {beyond} are infinite or larger.")
         if np.isnat(stamps).any():
             raise InputError(f"timestamps must be known; however: {int(np.isnat(stamps).sum())} are missing.")
         return stamps.astype(np.int64), x
@@ -264,6 +266,8 @@ class SeriesBaseline:
 
 def score_series(timestamps: ArrayLike, values: ArrayLike, *, settings: SeriesSettings | None = None) -> SeriesScores:
     """Judge every point of a series by the points before it.
+
+    10,000 points take about a tenth of a second; the loop is compiled at the first call of a process, some seconds.
 
     Parameters
     ----------

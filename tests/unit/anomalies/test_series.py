@@ -4,6 +4,7 @@ import json
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,6 +184,19 @@ class TestOddInput:
         assert not found.is_anomaly.any()
         assert np.isnan(found.expected).all()
 
+    def test_enormous_and_tiny_numbers(self):
+        x = np.where(np.arange(200) % 3 == 0, 1e150, -1e-150)
+        found = score_series(times(200), x)
+        assert np.isfinite(found.score).all()
+        assert np.isfinite(found.expected[1:]).all()
+
+    @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+    def test_frames_go_in_as_they_are(self, zone):
+        frame = pd.DataFrame({"timestamp": pd.date_range("2024-01-01", periods=300, freq="h", tz=zone)})
+        frame["value"] = daily_wave(300, 24, 15)
+        plain = np.asarray(frame["timestamp"].dt.tz_convert(None) if zone else frame["timestamp"])
+        equal(score_series(frame["timestamp"], frame["value"]), score_series(plain, frame["value"].to_numpy()))
+
     def test_gaps_repeats_and_a_clock_set_back(self):
         at = times(300)
         at[100:] += 60 * 24 * 9
@@ -196,6 +210,7 @@ class TestOddInput:
             (times(3), [1.0, 2.0], "shape"),
             (times(2), [[1.0], [2.0]], "shape"),
             (times(2), [1.0, np.inf], "infinite"),
+            (times(2), [1.0, -1e200], "larger"),
             (np.array(["2024-01-01", "NaT"], dtype="datetime64[s]"), [1.0, 2.0], "missing"),
             (["today", "now?"], [1.0, 2.0], "timestamps"),
             (times(2), ["one", "two"], "values"),
