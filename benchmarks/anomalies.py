@@ -79,7 +79,11 @@ def judge(agency: Agency, detector: AnomalyDetector) -> tuple[pd.DataFrame, dict
     seconds = time.perf_counter() - start
     truth["visibility"] = visibility(frame, truth)
     truth["running"] = [
-        sorted(frame.loc[(frame["account_id"] == t.account_id) & frame["date"].between(t.start_date, t.end_date), "campaign_id"].unique())
+        sorted(
+            frame.loc[
+                (frame["account_id"] == t.account_id) & frame["date"].between(t.start_date, t.end_date), "campaign_id"
+            ].unique()
+        )
         for t in truth.itertuples()
     ]
     rows = [_found(found, row) for row in truth.itertuples()]

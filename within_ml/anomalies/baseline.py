@@ -137,7 +137,9 @@ class Expected:
 def values_and_bases(facts: Floats) -> tuple[Floats, Floats]:
     """Return each metric's value and base, shape (M, n), from facts of shape (5, n); a base of 0 has no rate."""
     value = facts[list(VALUE)]
-    base = np.stack([np.where(np.isnan(facts[v]), np.nan, 1.0) if b is None else facts[b] for v, b in zip(VALUE, BASE, strict=True)])
+    base = np.stack(
+        [np.where(np.isnan(facts[v]), np.nan, 1.0) if b is None else facts[b] for v, b in zip(VALUE, BASE, strict=True)]
+    )
     missing = ~(base > 0)
     return np.where(missing, np.nan, value), np.where(missing, np.nan, base)
 
@@ -315,9 +317,7 @@ def weekday_factor(levels: Levels, weekday: int) -> Floats:
     value, expected = levels.week_value[:, weekday], levels.week_expected[:, weekday]
     all_value, all_expected = value.sum(axis=1, keepdims=True), expected.sum(axis=1, keepdims=True)
     pooled = (all_value + 2 * _WEEKDAY_COUNTS) / (all_expected + 2 * _WEEKDAY_COUNTS)
-    mine = (_of_account(levels, value) + _WEEKDAY_COUNTS * pooled) / (
-        _of_account(levels, expected) + _WEEKDAY_COUNTS
-    )
+    mine = (_of_account(levels, value) + _WEEKDAY_COUNTS * pooled) / (_of_account(levels, expected) + _WEEKDAY_COUNTS)
     own = (value + _SERIES_COUNTS * mine) / (expected + _SERIES_COUNTS)
     return np.asarray(np.clip(own, 0.05, 20.0))
 

@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 
 CAUSES_TOLD = 3
 
+JOINT_SHARE = 0.1
+"""Share of the false discovery rate at which joint anomalies are told: they are one test among nine of an account."""
+
 ODD_TOO = 1e-3
 """p-value below which another part of the account counts as odd too."""
 
@@ -76,7 +79,7 @@ class Composer:
         # Those that were not asked for are ordinary; they count as tests.
         q = false_discovery(np.where(tested, np.where(np.isnan(p), 1.0, p), np.nan))
         with np.errstate(invalid="ignore"):
-            found = np.flatnonzero((q <= self._settings.level) & ~odd)
+            found = np.flatnonzero((q <= JOINT_SHARE * self._settings.level) & ~odd)
         for account in found.tolist():
             name = self._watch.accounts[account]
             direction, sign = joint_direction(judged.night.account.z[:, account])
@@ -93,7 +96,9 @@ class Composer:
         """Return the anomalies and the events so far."""
         rows = pd.DataFrame(self._rows, columns=list(ANOMALY_COLUMNS))
         events = pd.DataFrame(self._events, columns=list(EVENT_COLUMNS))
-        numbers = [c for c in ANOMALY_COLUMNS if c.endswith(("value", "score")) or c in ("expected", "lower", "upper", "size")]
+        numbers = [
+            c for c in ANOMALY_COLUMNS if c.endswith(("value", "score")) or c in ("expected", "lower", "upper", "size")
+        ]
         rows = rows.astype(dict.fromkeys(numbers, "float64") | {"date": "datetime64[us]"})
         return rows, events.astype({"date": "datetime64[us]", "is_primary": bool})
 

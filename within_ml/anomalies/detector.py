@@ -402,5 +402,3 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
         for row in plain.to_dict("records")
     ]
-
-

@@ -126,9 +126,7 @@ def clicks_without_conversions(night: Night, account: int, series: int) -> bool:
 def primary_of(findings: Sequence[Finding]) -> int:
     """Return the position of the finding that the others of the account follow from: the most certain driver."""
     drivers = {m.name for m in METRICS if m.driver}
-    order = sorted(
-        range(len(findings)), key=lambda i: (findings[i].metric not in drivers, findings[i].p_value, i)
-    )
+    order = sorted(range(len(findings)), key=lambda i: (findings[i].metric not in drivers, findings[i].p_value, i))
     return order[0]
 
 
@@ -178,7 +176,10 @@ def _account_totals(judged: JudgedNight) -> tuple[Floats, Floats]:
         return values_and_bases(judged.facts)
     known = ~np.isnan(judged.facts)
     total = np.stack(
-        [np.bincount(layout.account, np.where(k, f, 0.0), layout.accounts) for f, k in zip(judged.facts, known, strict=True)]
+        [
+            np.bincount(layout.account, np.where(k, f, 0.0), layout.accounts)
+            for f, k in zip(judged.facts, known, strict=True)
+        ]
     )
     seen = np.stack([np.bincount(layout.account, k, layout.accounts) > 0 for k in known])
     return values_and_bases(np.where(seen, total, np.nan))

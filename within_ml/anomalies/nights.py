@@ -116,9 +116,7 @@ class Night:
     flagged: Bools
 
 
-def judge(
-    memory: Memory, layout: Layout, facts: Floats, weekday: int, level: float, ads: AdDay | None = None
-) -> Night:
+def judge(memory: Memory, layout: Layout, facts: Floats, weekday: int, level: float, ads: AdDay | None = None) -> Night:
     """Judge a night by the nights before it; nothing is changed.
 
     Parameters

@@ -80,7 +80,9 @@ def build_panel(performance: Performance, part: str | None) -> Panel:
     """
     frame = performance.frame
     if frame.empty:
-        return Panel(pd.DatetimeIndex([]), part, [], [], np.empty(0, np.int64), np.empty((0, len(FACTS), 0)), [], [], [])
+        return Panel(
+            pd.DatetimeIndex([]), part, [], [], np.empty(0, np.int64), np.empty((0, len(FACTS), 0)), [], [], []
+        )
     first_day = frame["date"].iloc[0]
     day = ((frame["date"] - first_day) // pd.Timedelta(days=1)).to_numpy(np.int64)
     series, keys, first = _series(frame, part, day)
