@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -94,7 +95,7 @@ class AnomalyDetector(BaseMLModel):
 
     model_type: ClassVar[str] = ModelType.ANOMALY_DETECTOR
 
-    def __init__(  # noqa: PLR0913 - the product's vocabulary, and what every model has
+    def __init__(
         self,
         detection_method: str = "combined",
         sensitivity: float = 0.5,
@@ -142,7 +143,7 @@ class AnomalyDetector(BaseMLModel):
         metrics = plain_metrics(performance)
         plain = judge_plain(performance, metrics, float(self.sensitivity))
         told = [plain_anomalies(plain, wanted)]
-        frames = [lambda: plain_metric_rows(plain, wanted)]
+        frames: list[Callable[[], pd.DataFrame]] = [partial(plain_metric_rows, plain, wanted)]
         if performance.daily and not performance.single:
             rows, frame = self._detect_in_panel(performance, wanted, settings)
             told.insert(0, rows)
@@ -166,7 +167,7 @@ class AnomalyDetector(BaseMLModel):
                 kept.append(judged)
         self.watch_ = watch
         accounts = tuple(watch.accounts)
-        return composer.frames(), lambda: metrics_of(kept, accounts, part)
+        return composer.frames(), partial(metrics_of, kept, accounts, part)
 
     def update_baseline(self, new_data: pd.DataFrame) -> Self:
         """Take new days into the baseline without reporting on them; the cost is that of the new days.
@@ -380,10 +381,10 @@ def watch_score(watch: Watch, performance: Performance, level: float, part: str 
     """Return 1 - p of one account's day beside the baseline, which stays as it is."""
     frame = performance.frame
     accounts = frame["account_id"].unique().tolist()
-    if len(accounts) != 1 or frame["date"].nunique() != 1:
+    days = len(frame["date"].unique())
+    if len(accounts) != 1 or days != 1:
         raise InputError(
-            f"data_point must be one day of one account, however: {frame['date'].nunique()} days of "
-            f"{len(accounts)} accounts."
+            f"data_point must be one day of one account, however: {days} days of {len(accounts)} accounts."
         )
     if accounts[0] not in watch.accounts:
         raise InputError(

@@ -99,7 +99,7 @@ class JointNights:
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """A cross-section and the scores of rows it was not fitted on; ``size`` is the smallest sum of squares that is asked for."""
+    """A cross-section and the scores of rows it was not fitted on; ``size`` is the least sum of squares asked for."""
 
     section: CrossSection
     scores: Floats

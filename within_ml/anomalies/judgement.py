@@ -83,7 +83,8 @@ def findings_of(judged: JudgedNight) -> list[Finding]:
 def _finding(night: Night, row: int, account: int, series: int) -> Finding:
     source, index = (night.account, account) if series < 0 else (night.series, series)
     mean, base = source.mean[row, index], source.base[row, index]
-    low, high = band(*(np.atleast_1d(x[row, index]) for x in (source.mean, source.unit, source.extra)), BAND_TAIL)
+    mean_unit_extra = [np.atleast_1d(x[row, index]) for x in (source.mean, source.unit, source.extra)]
+    low, high = band(mean_unit_extra[0], mean_unit_extra[1], mean_unit_extra[2], BAND_TAIL)
     scale = base if METRICS[row].base is not None else 1.0
     direction = "above" if source.z[row, index] > 0 else "below"
     metric = NAMES[row]
