@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
 
 from within_ml.anomalies.composing import Composer, Settings
 from within_ml.anomalies.cross_section import CrossSection
@@ -34,6 +35,7 @@ from within_ml.anomalies.state import read_watch, write_watch
 from within_ml.anomalies.watch import JudgedNight, Watch
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.errors import InputError, NotFittedError, shown
+from within_ml.estimators import checked_weight, require_fitted
 
 if TYPE_CHECKING:
     from within_ml.model_folder import ModelMetadata
@@ -47,7 +49,7 @@ _SECTION, _FOUND = "cross_section", "anomalies.json"
 _NUMBERS = {"value", "expected", "lower", "upper", "size", "cross_section_score"}
 
 
-class AnomalyDetector(BaseMLModel):
+class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
     """Find what changed in accounts beyond their own habits and their noise, and say why.
 
     Per account and metric (impressions, clicks, spend, conversions, ctr, cpc, cvr, roas), in parts by campaign where
@@ -102,7 +104,7 @@ class AnomalyDetector(BaseMLModel):
         dimensions: Sequence[str] | None = None,
         baseline_window: int = 28,
         *,
-        model_name: str = ModelType.ANOMALY_DETECTOR,
+        model_name: str = ModelType.ANOMALY_DETECTOR.value,
         feature_names: Sequence[str] | None = None,
         model_version: str | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -256,7 +258,11 @@ class AnomalyDetector(BaseMLModel):
         self._settings()
         method = "combined" if self.detection_method == SEASONAL else self.detection_method
         self.cross_section_ = CrossSection(method).fit(X)  # type: ignore[arg-type]
-        self.n_features_in_ = self.cross_section_.n_features_in_
+        if sample_weight is not None:
+            checked_weight(sample_weight, len(np.asarray(X)))
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self.cross_section_, name):
+                setattr(self, name, getattr(self.cross_section_, name))
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -269,8 +275,7 @@ class AnomalyDetector(BaseMLModel):
         InputError
             If X has other columns than in fit.
         """
-        if not hasattr(self, "cross_section_"):
-            raise NotFittedError("AnomalyDetector has no cross-section yet; call fit with a matrix first.")
+        require_fitted(self, "cross_section_")
         return self.cross_section_.decision_function(X)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -282,6 +287,16 @@ class AnomalyDetector(BaseMLModel):
         from sklearn.metrics import roc_auc_score
 
         return {"auroc": float(roc_auc_score(y, self.decision_function(X), sample_weight=sample_weight))}
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """The arguments that scikit-learn copies; what every model has beside them is no hyperparameter."""
+        return ["baseline_window", "detection_method", "dimensions", "model_name", "sensitivity"]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the constructor's own arguments as JSON values."""
