@@ -33,8 +33,8 @@ MIN_DAYS = 7
 ACCEPTED_AFTER = 7
 """Days in a row on one side after which a new level is the level."""
 
-FAR = 3.5
-"""Residual from which a day does not count as evidence for the level."""
+PEERS = 8
+"""Series that it takes to say what happens to all of them on a day."""
 
 WALK_SHARE = 1 / 16
 WALK_FLOOR = 0.014**2
@@ -50,12 +50,15 @@ _FLOOR = 0.02**2
 _WEEKDAY_COUNTS = 60.0
 _SERIES_COUNTS = 200.0
 _WEEKDAY_MEMORY = 0.9
-_PEERS = 8
 _PEER_PRIOR = 1.0
 _CLICK_PRICE_VARIANCE = 0.25
 _ORDER_VARIANCE = 1.2
 _TINY = 1e-9
 _CTR = NAMES.index("ctr")
+_LATE = tuple(NAMES.index(name) for name in ("conversions", "cvr", "roas"))
+
+
+_BY_METRIC = ("rate", "variance", "anchor", "spread", "spread_weight", "days", "streak", "run_value", "run_base")
 
 
 @dataclass(slots=True, eq=False)
@@ -102,10 +105,15 @@ class Levels:
     @classmethod
     def empty(cls, n: int = 0) -> Levels:
         """Return the state of n series of which nothing is known."""
-        plain = (np.zeros((M, n)) for _ in range(8))
-        rate = np.full((M, n), np.nan)
-        week, expected = np.zeros((M, 7, n)), np.zeros((M, 7, n))
-        return cls(rate, *plain, week, expected, np.zeros((len(FACTS), n)), np.full(n, -1.0), np.arange(n))
+        by_metric = {name: np.zeros((M, n)) for name in _BY_METRIC}
+        return cls(
+            **by_metric | {"rate": np.full((M, n), np.nan)},
+            week_value=np.zeros((M, 7, n)),
+            week_expected=np.zeros((M, 7, n)),
+            facts=np.zeros((len(FACTS), n)),
+            currency=np.full(n, -1.0),
+            account=np.arange(n, dtype=np.int64),
+        )
 
     @property
     def size(self) -> int:
@@ -137,7 +145,9 @@ class Expected:
 def values_and_bases(facts: Floats) -> tuple[Floats, Floats]:
     """Return each metric's value and base, shape (M, n), from facts of shape (5, n); a base of 0 has no rate."""
     value = facts[list(VALUE)]
-    base = np.stack([np.where(np.isnan(facts[v]), np.nan, 1.0) if b is None else facts[b] for v, b in zip(VALUE, BASE, strict=True)])
+    base = np.stack(
+        [np.where(np.isnan(facts[v]), np.nan, 1.0) if b is None else facts[b] for v, b in zip(VALUE, BASE, strict=True)]
+    )
     missing = ~(base > 0)
     return np.where(missing, np.nan, value), np.where(missing, np.nan, base)
 
@@ -289,7 +299,7 @@ def relative_spread(levels: Levels) -> Floats:
 
 def _unit(levels: Levels) -> Floats:
     """Return the amount of one independent event per metric, shape (M, n)."""
-    impressions, clicks, spend, conversions, revenue = levels.facts
+    _, clicks, spend, conversions, revenue = levels.facts
     price = np.where((clicks > 0) & (spend > 0), spend / np.maximum(clicks, _TINY), np.nan)
     order = np.where((conversions > 0) & (revenue > 0), revenue / np.maximum(conversions, _TINY), np.nan)
     # Where there is neither click nor order, money is taken as paid in one piece.
@@ -315,9 +325,7 @@ def weekday_factor(levels: Levels, weekday: int) -> Floats:
     value, expected = levels.week_value[:, weekday], levels.week_expected[:, weekday]
     all_value, all_expected = value.sum(axis=1, keepdims=True), expected.sum(axis=1, keepdims=True)
     pooled = (all_value + 2 * _WEEKDAY_COUNTS) / (all_expected + 2 * _WEEKDAY_COUNTS)
-    mine = (_of_account(levels, value) + _WEEKDAY_COUNTS * pooled) / (
-        _of_account(levels, expected) + _WEEKDAY_COUNTS
-    )
+    mine = (_of_account(levels, value) + _WEEKDAY_COUNTS * pooled) / (_of_account(levels, expected) + _WEEKDAY_COUNTS)
     own = (value + _SERIES_COUNTS * mine) / (expected + _SERIES_COUNTS)
     return np.asarray(np.clip(own, 0.05, 20.0))
 
@@ -329,8 +337,9 @@ def _weekday_variance(levels: Levels, weekday: int) -> Floats:
 
 def _of_account(levels: Levels, sums: Floats) -> Floats:
     """Return the sum over the account of each series, shape (M, n)."""
-    totals = np.stack([np.bincount(levels.account, weights=row) for row in sums]) if levels.size else sums
-    return totals[:, levels.account]
+    if not levels.size:
+        return sums
+    return np.stack([np.bincount(levels.account, weights=row)[levels.account] for row in sums]).astype(np.float64)
 
 
 def _common(value: Floats, mean: Floats, unit: Floats, extra: Floats, peers: Ints) -> Floats:
@@ -346,10 +355,28 @@ def _common(value: Floats, mean: Floats, unit: Floats, extra: Floats, peers: Int
         mine = peers == group
         for row in range(len(mean)):
             chosen = ratio[row, mine & enough[row]]
-            if chosen.size >= _PEERS:
+            if chosen.size >= PEERS:
                 shrunk = np.median(chosen) * chosen.size / (chosen.size + _PEER_PRIOR)
                 factor[row, mine] = np.exp(shrunk)
+    for row in _LATE:
+        if (factor[row] == 1.0).all():
+            factor[row] = _arrived(value[row], mean[row], unit[row])
     return factor
+
+
+def _arrived(value: Floats, mean: Floats, unit: Floats) -> float:
+    """Return the share of all conversions that has arrived, where single series have too few to tell; else 1.
+
+    Each series speaks for at most a tenth of the total, and only a shortfall beyond three standard deviations counts.
+    """
+    judged = mean > 0
+    if judged.sum() < PEERS:
+        return 1.0
+    counts = mean[judged] / unit[judged]
+    weight = np.minimum(1.0, 0.1 * counts.sum() / counts)
+    total = float((weight * counts).sum())
+    came = float((weight * np.minimum(value[judged] / unit[judged], 3 * counts + 1)).sum())
+    return max(came, 1.0) / total if came < total - 3.0 * np.sqrt(total) - 0.1 * total else 1.0
 
 
 def _learn_spread(levels: Levels, mean: Floats, kept: Floats, count: Floats, known: Bools) -> None:

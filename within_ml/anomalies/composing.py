@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from within_ml.anomalies.baseline import PEERS
 from within_ml.anomalies.discovery import false_discovery
 from within_ml.anomalies.frames import Performance
 from within_ml.anomalies.judgement import Finding, element_of, findings_of, joint_direction, joint_row, primary_of
@@ -25,6 +26,12 @@ from within_ml.anomalies.watch import JudgedNight, Watch
 Floats = NDArray[np.float64]
 
 CAUSES_TOLD = 3
+
+ARRIVED = (0.45, 0.65, 0.77, 0.86, 0.92, 0.97)
+"""Ordinary share of a day's conversions that is known on the same evening, a day later, two days later, …"""
+
+JOINT_SHARE = 0.1
+"""Share of the false discovery rate at which joint anomalies are told: they are one test among nine of an account."""
 
 ODD_TOO = 1e-3
 """p-value below which another part of the account counts as odd too."""
@@ -50,6 +57,7 @@ class Composer:
         asked = performance.dimensions if dimensions is None else tuple(dimensions)
         self._dimensions = tuple(d for d in asked if d in performance.dimensions)
         self._settings = settings
+        self._newest = performance.frame["date"].max()
         self._by_account: dict[str, pd.DataFrame] | None = None
         self._rows: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
@@ -59,7 +67,10 @@ class Composer:
         by_account: dict[int, list[Finding]] = {}
         for finding in findings_of(judged):
             by_account.setdefault(finding.account, []).append(finding)
-        odd = judged.night.flagged.any(axis=0)
+        if judged.layout.most_peers < PEERS:
+            kept = {a: [f for f in found if not self._late(judged, f)] for a, found in by_account.items()}
+            by_account = {a: found for a, found in kept.items() if found}
+        odd = np.atleast_1d(judged.night.flagged.any(axis=0))
         residuals = judged.night.account.z
         p = self._watch.joint.p_values(residuals, judged.date, self._settings.method, odd)
         for account, findings in by_account.items():
@@ -70,13 +81,22 @@ class Composer:
         self._joint(judged, p, odd, report=report)
         self._watch.joint.add(residuals, judged.date, ~odd)
 
+    def _late(self, judged: JudgedNight, finding: Finding) -> bool:
+        """Whether too few conversions on the newest days may be conversions that have not arrived yet.
+
+        Many accounts show together what has not arrived; few are given the benefit of the ordinary delay.
+        """
+        age = (self._newest - judged.date).days
+        late = finding.metric in ("conversions", "cvr", "roas") and finding.direction == "below"
+        return late and age < len(ARRIVED) and finding.value >= ARRIVED[age] * finding.lower
+
     def _joint(self, judged: JudgedNight, p: Floats, odd: NDArray[np.bool_], *, report: bool) -> None:
         """Tell the accounts that are odd in several metrics together, by the same false discovery rate."""
         tested = (~np.isnan(judged.night.account.z)).any(axis=0)
         # Those that were not asked for are ordinary; they count as tests.
         q = false_discovery(np.where(tested, np.where(np.isnan(p), 1.0, p), np.nan))
         with np.errstate(invalid="ignore"):
-            found = np.flatnonzero((q <= self._settings.level) & ~odd)
+            found = np.flatnonzero((q <= JOINT_SHARE * self._settings.level) & ~odd)
         for account in found.tolist():
             name = self._watch.accounts[account]
             direction, sign = joint_direction(judged.night.account.z[:, account])
@@ -93,7 +113,9 @@ class Composer:
         """Return the anomalies and the events so far."""
         rows = pd.DataFrame(self._rows, columns=list(ANOMALY_COLUMNS))
         events = pd.DataFrame(self._events, columns=list(EVENT_COLUMNS))
-        numbers = [c for c in ANOMALY_COLUMNS if c.endswith(("value", "score")) or c in ("expected", "lower", "upper", "size")]
+        numbers = [
+            c for c in ANOMALY_COLUMNS if c.endswith(("value", "score")) or c in ("expected", "lower", "upper", "size")
+        ]
         rows = rows.astype(dict.fromkeys(numbers, "float64") | {"date": "datetime64[us]"})
         return rows, events.astype({"date": "datetime64[us]", "is_primary": bool})
 

@@ -61,12 +61,12 @@ class Creatives:
         """
         expected, variance = self._ads(night, rate, factor)
         n = len(rate)
-        mean = np.bincount(night.series, weights=expected, minlength=n)
+        mean = np.bincount(night.series, weights=expected, minlength=n).astype(np.float64)
         square = np.bincount(night.series, weights=expected**2 * variance, minlength=n)
         return mean, square / np.maximum(mean, _TINY) ** 2
 
     def learn(self, night: AdDay, rate: Floats, factor: Floats, far: Bools) -> None:
-        """Take a night in, in place; where the series is far off, a known ad moves by one standard deviation at most."""
+        """Take a night in, in place; where the series is far off, a known ad moves by one deviation at most."""
         expected, variance = self._ads(night, rate, factor)
         predicted = variance + _WALK
         noise = _DAY_SPREAD**2 + 1.0 / np.maximum(expected, 0.5)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
 
 from within_ml.anomalies.composing import Composer, Settings
 from within_ml.anomalies.cross_section import CrossSection
@@ -33,6 +35,7 @@ from within_ml.anomalies.state import read_watch, write_watch
 from within_ml.anomalies.watch import JudgedNight, Watch
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.errors import InputError, NotFittedError, shown
+from within_ml.estimators import checked_weight, require_fitted
 
 if TYPE_CHECKING:
     from within_ml.model_folder import ModelMetadata
@@ -46,7 +49,7 @@ _SECTION, _FOUND = "cross_section", "anomalies.json"
 _NUMBERS = {"value", "expected", "lower", "upper", "size", "cross_section_score"}
 
 
-class AnomalyDetector(BaseMLModel):
+class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
     """Find what changed in accounts beyond their own habits and their noise, and say why.
 
     Per account and metric (impressions, clicks, spend, conversions, ctr, cpc, cvr, roas), in parts by campaign where
@@ -94,14 +97,14 @@ class AnomalyDetector(BaseMLModel):
 
     model_type: ClassVar[str] = ModelType.ANOMALY_DETECTOR
 
-    def __init__(  # noqa: PLR0913 - the product's vocabulary, and what every model has
+    def __init__(
         self,
         detection_method: str = "combined",
         sensitivity: float = 0.5,
         dimensions: Sequence[str] | None = None,
         baseline_window: int = 28,
         *,
-        model_name: str = ModelType.ANOMALY_DETECTOR,
+        model_name: str = ModelType.ANOMALY_DETECTOR.value,
         feature_names: Sequence[str] | None = None,
         model_version: str | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -142,7 +145,7 @@ class AnomalyDetector(BaseMLModel):
         metrics = plain_metrics(performance)
         plain = judge_plain(performance, metrics, float(self.sensitivity))
         told = [plain_anomalies(plain, wanted)]
-        frames = [lambda: plain_metric_rows(plain, wanted)]
+        frames: list[Callable[[], pd.DataFrame]] = [partial(plain_metric_rows, plain, wanted)]
         if performance.daily and not performance.single:
             rows, frame = self._detect_in_panel(performance, wanted, settings)
             told.insert(0, rows)
@@ -166,7 +169,7 @@ class AnomalyDetector(BaseMLModel):
                 kept.append(judged)
         self.watch_ = watch
         accounts = tuple(watch.accounts)
-        return composer.frames(), lambda: metrics_of(kept, accounts, part)
+        return composer.frames(), partial(metrics_of, kept, accounts, part)
 
     def update_baseline(self, new_data: pd.DataFrame) -> Self:
         """Take new days into the baseline without reporting on them; the cost is that of the new days.
@@ -255,7 +258,11 @@ class AnomalyDetector(BaseMLModel):
         self._settings()
         method = "combined" if self.detection_method == SEASONAL else self.detection_method
         self.cross_section_ = CrossSection(method).fit(X)  # type: ignore[arg-type]
-        self.n_features_in_ = self.cross_section_.n_features_in_
+        if sample_weight is not None:
+            checked_weight(sample_weight, len(np.asarray(X)))
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self.cross_section_, name):
+                setattr(self, name, getattr(self.cross_section_, name))
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -268,8 +275,7 @@ class AnomalyDetector(BaseMLModel):
         InputError
             If X has other columns than in fit.
         """
-        if not hasattr(self, "cross_section_"):
-            raise NotFittedError("AnomalyDetector has no cross-section yet; call fit with a matrix first.")
+        require_fitted(self, "cross_section_")
         return self.cross_section_.decision_function(X)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -281,6 +287,16 @@ class AnomalyDetector(BaseMLModel):
         from sklearn.metrics import roc_auc_score
 
         return {"auroc": float(roc_auc_score(y, self.decision_function(X), sample_weight=sample_weight))}
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """The arguments that scikit-learn copies; what every model has beside them is no hyperparameter."""
+        return ["baseline_window", "detection_method", "dimensions", "model_name", "sensitivity"]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the constructor's own arguments as JSON values."""
@@ -380,10 +396,10 @@ def watch_score(watch: Watch, performance: Performance, level: float, part: str 
     """Return 1 - p of one account's day beside the baseline, which stays as it is."""
     frame = performance.frame
     accounts = frame["account_id"].unique().tolist()
-    if len(accounts) != 1 or frame["date"].nunique() != 1:
+    days = len(frame["date"].unique())
+    if len(accounts) != 1 or days != 1:
         raise InputError(
-            f"data_point must be one day of one account, however: {frame['date'].nunique()} days of "
-            f"{len(accounts)} accounts."
+            f"data_point must be one day of one account, however: {days} days of {len(accounts)} accounts."
         )
     if accounts[0] not in watch.accounts:
         raise InputError(
@@ -402,5 +418,3 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
         for row in plain.to_dict("records")
     ]
-
-

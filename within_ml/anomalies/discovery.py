@@ -70,7 +70,7 @@ class Tails:
             for side in (0, 1):
                 chosen = (residuals[group] > 0) == bool(side)
                 p[group, chosen] = self._one_side(group, side, np.abs(residuals[group, chosen]))
-        return np.where(np.isnan(residuals), 1.0, p)
+        return np.asarray(np.where(np.isnan(residuals), 1.0, p), dtype=np.float64)
 
     def _one_side(self, group: int, side: int, distance: Floats) -> Floats:
         both = self.counts[group].sum()
@@ -84,7 +84,7 @@ class Tails:
         outer = np.exp(np.log(_FAR) * (np.maximum(distance, near) / far) ** power)
         inner = np.interp(distance, edges, share)
         one = np.where(distance > near, np.minimum(outer, _NEAR), np.maximum(inner, _NEAR))
-        return np.clip(2.0 * one * beyond[0] / both, _SMALLEST, 1.0)
+        return np.asarray(np.clip(2.0 * one * beyond[0] / both, _SMALLEST, 1.0), dtype=np.float64)
 
 
 def simes(p: Floats, group: NDArray[np.int64], groups: int) -> Floats:

@@ -83,7 +83,8 @@ def findings_of(judged: JudgedNight) -> list[Finding]:
 def _finding(night: Night, row: int, account: int, series: int) -> Finding:
     source, index = (night.account, account) if series < 0 else (night.series, series)
     mean, base = source.mean[row, index], source.base[row, index]
-    low, high = band(*(np.atleast_1d(x[row, index]) for x in (source.mean, source.unit, source.extra)), BAND_TAIL)
+    mean_unit_extra = [np.atleast_1d(x[row, index]) for x in (source.mean, source.unit, source.extra)]
+    low, high = band(mean_unit_extra[0], mean_unit_extra[1], mean_unit_extra[2], BAND_TAIL)
     scale = base if METRICS[row].base is not None else 1.0
     direction = "above" if source.z[row, index] > 0 else "below"
     metric = NAMES[row]
@@ -126,9 +127,7 @@ def clicks_without_conversions(night: Night, account: int, series: int) -> bool:
 def primary_of(findings: Sequence[Finding]) -> int:
     """Return the position of the finding that the others of the account follow from: the most certain driver."""
     drivers = {m.name for m in METRICS if m.driver}
-    order = sorted(
-        range(len(findings)), key=lambda i: (findings[i].metric not in drivers, findings[i].p_value, i)
-    )
+    order = sorted(range(len(findings)), key=lambda i: (findings[i].metric not in drivers, findings[i].p_value, i))
     return order[0]
 
 
@@ -178,7 +177,10 @@ def _account_totals(judged: JudgedNight) -> tuple[Floats, Floats]:
         return values_and_bases(judged.facts)
     known = ~np.isnan(judged.facts)
     total = np.stack(
-        [np.bincount(layout.account, np.where(k, f, 0.0), layout.accounts) for f, k in zip(judged.facts, known, strict=True)]
+        [
+            np.bincount(layout.account, np.where(k, f, 0.0), layout.accounts)
+            for f, k in zip(judged.facts, known, strict=True)
+        ]
     )
     seen = np.stack([np.bincount(layout.account, k, layout.accounts) > 0 for k in known])
     return values_and_bases(np.where(seen, total, np.nan))

@@ -81,6 +81,11 @@ class Layout:
     peers: Ints
     split: bool
 
+    @property
+    def most_peers(self) -> int:
+        """Size of the largest group of series that share what happens to all of them."""
+        return int(np.bincount(self.peers).max(initial=0))
+
     def until(self, n: int) -> Layout:
         """Return the layout of the first n series."""
         account = self.account[:n]
@@ -116,9 +121,7 @@ class Night:
     flagged: Bools
 
 
-def judge(
-    memory: Memory, layout: Layout, facts: Floats, weekday: int, level: float, ads: AdDay | None = None
-) -> Night:
+def judge(memory: Memory, layout: Layout, facts: Floats, weekday: int, level: float, ads: AdDay | None = None) -> Night:
     """Judge a night by the nights before it; nothing is changed.
 
     Parameters
@@ -174,7 +177,7 @@ def _far(night: Night, layout: Layout) -> Bools:
         account = (night.account_p < FAR_P) | (night.flagged & (night.account_p < 20 * FAR_P))
         # Of an odd account those parts are no evidence that cannot tell by themselves; the others can.
         silent = np.isnan(night.series.z) | (night.series.unit / night.series.mean > night.series.extra)
-    return np.asarray(series.any(axis=0) | (account.any(axis=0)[layout.account] & silent))
+    return np.asarray(np.any(series, axis=0) | (np.atleast_1d(np.any(account, axis=0))[layout.account] & silent))
 
 
 def _restore(levels: Levels, night: Night, layout: Layout) -> None:
@@ -183,7 +186,7 @@ def _restore(levels: Levels, night: Night, layout: Layout) -> None:
     The first days of an outage of few conversions are no anomaly yet, and were learnt.
     """
     running = np.abs(night.series_runs.days) >= 2
-    told = running & night.flagged.any(axis=0)[layout.account]
+    told = running & np.atleast_1d(night.flagged.any(axis=0))[layout.account]
     levels.rate = np.where(told, levels.anchor, levels.rate)
     levels.anchor = np.where(running, levels.anchor, levels.rate)
 
@@ -196,7 +199,7 @@ def _remember(axis: Axis, night: Expected, runs: Runs, odd: Bools) -> None:
 
 
 def change_currency(memory: Memory, layout: Layout, currency: Floats) -> None:
-    """Begin the money metrics anew for accounts whose currency changed, in place; ``currency`` has shape (accounts,)."""
+    """Begin money anew for accounts whose currency changed, in place; ``currency`` has shape (accounts,)."""
     restart_money(memory.levels, currency[layout.account])
 
 

@@ -6,6 +6,7 @@ Checking frames belongs in `frames`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,9 @@ def build_panel(performance: Performance, part: str | None) -> Panel:
     """
     frame = performance.frame
     if frame.empty:
-        return Panel(pd.DatetimeIndex([]), part, [], [], np.empty(0, np.int64), np.empty((0, len(FACTS), 0)), [], [], [])
+        return Panel(
+            pd.DatetimeIndex([]), part, [], [], np.empty(0, np.int64), np.empty((0, len(FACTS), 0)), [], [], []
+        )
     first_day = frame["date"].iloc[0]
     day = ((frame["date"] - first_day) // pd.Timedelta(days=1)).to_numpy(np.int64)
     series, keys, first = _series(frame, part, day)
@@ -141,11 +144,11 @@ def _ads(
     cell = day[usable] * len(both) + place[inverse]
     # Of several rows of an ad, such as its regions, the sum.
     cells, row = np.unique(cell, return_inverse=True)
-    shown = np.bincount(row, weights=frame["impressions"].to_numpy()[usable], minlength=len(cells))
-    clicks = np.bincount(row, weights=frame["clicks"].to_numpy()[usable], minlength=len(cells))
+    shown = np.bincount(row, weights=frame["impressions"].to_numpy()[usable], minlength=len(cells)).astype(np.float64)
+    clicks = np.bincount(row, weights=frame["clicks"].to_numpy()[usable], minlength=len(cells)).astype(np.float64)
     ad, owner = cells % max(len(both), 1), both[order] // len(names)
     ends = np.searchsorted(cells // max(len(both), 1), np.arange(days + 1))
-    pieces = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    pieces = [slice(a, b) for a, b in pairwise(ends.tolist())]
     told = [(int(b // len(names)), str(names[b % len(names)])) for b in both[order].tolist()]
     return told, [AdDay(ad[p], owner[ad[p]], shown[p], clicks[p]) for p in pieces]
 

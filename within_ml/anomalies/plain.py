@@ -94,7 +94,9 @@ def plain_anomalies(judged: list[PlainSeries], dates: set[pd.Timestamp] | None) 
             event = hashlib.sha256(f"{series.account}|event|{first}".encode()).hexdigest()[:16]
             events.append((event, time, series.account, row["anomaly_id"], series.metric, True))
     told = pd.DataFrame(rows, columns=list(ANOMALY_COLUMNS)).astype({"date": "datetime64[us]"})
-    return told, pd.DataFrame(events, columns=list(EVENT_COLUMNS)).astype({"date": "datetime64[us]", "is_primary": bool})
+    return told, pd.DataFrame(events, columns=list(EVENT_COLUMNS)).astype(
+        {"date": "datetime64[us]", "is_primary": bool}
+    )
 
 
 def _row(

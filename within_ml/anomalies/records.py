@@ -194,7 +194,8 @@ def joint_sentence(row: Mapping[str, Any], residuals: NDArray[np.float64]) -> st
 
     >>> row = {"account_id": "a", "date": pd.Timestamp("2024-01-02")}
     >>> joint_sentence(row, np.array([0.1, -2.0, 0.0, 2.5, 0.2, np.nan, 3.0, 0.0]))
-    'Several metrics of account a on 2024-01-02 are odd together, none alone: cvr higher, conversions higher, clicks lower.'
+    'Several metrics of account a on 2024-01-02 are odd together, none alone: cvr higher, conversions higher, clicks
+    lower.'
     """
     known = np.nan_to_num(residuals)
     farthest = np.argsort(-np.abs(known))[:3].tolist()

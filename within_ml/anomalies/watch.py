@@ -231,5 +231,3 @@ def _continued(episodes: dict[Any, Episode], key: Any, date: pd.Timestamp, direc
 
 def _identity(*parts: str) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
-
-

@@ -64,7 +64,7 @@ def test_days_after_the_asked_one_are_not_looked_at(frame):
     other = AnomalyDetector().detect_anomalies(future, dates="2024-01-25")
 
     pd.testing.assert_frame_equal(one.metrics, other.metrics)
-    assert one.metrics["date"].nunique() == 1
+    assert set(one.metrics["date"]) == {pd.Timestamp("2024-01-25")}
 
 
 @pytest.mark.parametrize("days", [1, 2, 7])
@@ -88,7 +88,9 @@ def test_a_new_account_is_judged_when_it_has_a_history_of_its_own(frame):
 
 @pytest.mark.parametrize("column", ["all", "conversions"])
 def test_zeros_are_no_anomaly(frame, column):
-    facts = ["impressions", "clicks", "spend", "conversions", "revenue"] if column == "all" else ["conversions", "revenue"]
+    facts = (
+        ["impressions", "clicks", "spend", "conversions", "revenue"] if column == "all" else ["conversions", "revenue"]
+    )
     zero = frame.assign(**dict.fromkeys(facts, 0))
 
     report = AnomalyDetector().detect_anomalies(zero)
@@ -97,7 +99,9 @@ def test_zeros_are_no_anomaly(frame, column):
     assert np.isfinite(report.metrics["value"]).all()
 
 
-@pytest.mark.parametrize("empty", [lambda f: f.iloc[:0], lambda f: f.iloc[:0].melt(["date", "account_id"], var_name="metric")])
+@pytest.mark.parametrize(
+    "empty", [lambda f: f.iloc[:0], lambda f: f.iloc[:0].melt(["date", "account_id"], var_name="metric")]
+)
 def test_no_rows_are_no_anomalies(frame, empty):
     report = AnomalyDetector().detect_anomalies(empty(frame))
 

@@ -60,7 +60,9 @@ def test_hourly_accounts_are_judged_by_the_hour():
     rng = np.random.default_rng(0)
     times = pd.date_range("2024-01-01", periods=24 * 21, freq="1h")
     frame = pd.concat(
-        pd.DataFrame({"timestamp": times, "account_id": name, "impressions": 1000, "clicks": rng.poisson(50, len(times))})
+        pd.DataFrame(
+            {"timestamp": times, "account_id": name, "impressions": 1000, "clicks": rng.poisson(50, len(times))}
+        )
         for name in ("a", "b")
     )
     frame.loc[(frame["account_id"] == "b") & (frame["timestamp"] == times[400]), "clicks"] = 300
