@@ -33,6 +33,15 @@ class TestScores:
         assert censoring_survival(time, event, np.array([2.0]), before=True)[0] == 1
         assert censoring_survival(time, event, np.array([2.0]), before=False)[0] == pytest.approx(1 / 2)
 
+    def test_staying_in_sight_is_what_lifelines_estimates(self):
+        rng = np.random.default_rng(0)
+        time = np.minimum(np.ceil(rng.exponential(30, 500)), np.ceil(rng.exponential(40, 500)))
+        event = rng.random(500) < 0.5
+        # lifelines 0.30.3: KaplanMeierFitter().fit(numpy.where(event, time - 0.25, time), ~event)
+        expected = [0.92381459, 0.74780302, 0.52373725, 0.30299104]
+        found = censoring_survival(time, event, np.array([3.0, 10.0, 25.0, 40.0]), before=False)
+        assert found == pytest.approx(expected, abs=1e-8)
+
     def test_auc_by_hand(self):
         risk = np.array([0.3, 0.9, 0.1, 0.2])
         # Leavers weigh 1 and 3/2; the first is above the one that stayed, the second is not.
