@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
+from scipy.stats import t
 
 from within_ml.calibration.log_odds import LogOddsCalibrator
 from within_ml.ensemble.weights import simplex_weights
@@ -213,9 +214,31 @@ class RiskModel:
         found = [self._pooled(members, numbers) for members in self.folds_]
         return np.column_stack(found) if found else np.zeros((len(X), 0))
 
+    def member_margins(self, X: pd.DataFrame) -> FloatArray:
+        """Return the log-odds of each member alone, shape (n, members)."""
+        self._require_fitted()
+        numbers = self.encoder_.transform(X)
+        found = [_margin(name, member, numbers) for name, member in self.members_.items()]
+        return np.column_stack(found) if found else np.zeros((len(X), 0))
+
     def standard_error(self, X: pd.DataFrame) -> FloatArray:
-        """Return the jackknife's standard error of the log-odds, shape (n,)."""
-        return jackknife(self.fold_margins(X))
+        """Return the standard error of the log-odds, shape (n,): the jackknife's, and how far the members disagree."""
+        return np.hypot(jackknife(self.fold_margins(X)), self.disagreement(self.member_margins(X)))
+
+    def quantile(self) -> float:
+        """Return the quantile of an interval of ``confidence``: Student's t, whose degrees of freedom the folds are."""
+        return float(t.ppf(0.5 + self.config.confidence / 2, max(len(self.folds_) - 1, 2)))
+
+    def disagreement(self, margins: FloatArray) -> FloatArray:
+        """Return the weighted standard deviation of what the members say, shape (n, members) → (n,).
+
+        Models that fit the seen alike and differ where little was seen tell of what the jackknife of one cannot.
+        """
+        if margins.shape[1] < 2:
+            return np.zeros(len(margins))
+        weight = np.array(list(self.weights_.values()))
+        spread = margins - (margins @ weight)[:, None]
+        return np.asarray(np.sqrt((spread**2) @ weight), dtype=np.float64)
 
     def explain(self, X: pd.DataFrame) -> Contributions:
         """Return the exact SHAP values of the log-odds before calibration, by column of the table."""
@@ -254,8 +277,7 @@ class RiskModel:
         if not members:
             return np.full(len(numbers), self.level_)
         for name, member in members.items():
-            one: Callable[[FloatArray], FloatArray] = member.margin if name == "additive" else member.predict_margin
-            margin += self.weights_[name] * one(numbers)
+            margin += self.weights_[name] * _margin(name, member, numbers)
         return margin
 
     def _require_fitted(self) -> None:
@@ -309,6 +331,11 @@ class RiskModel:
             raise ModelFormatError(f"{folder} must hold a saved risk model; it does not ({error}).") from error
         model.members_, model.folds_ = (sets[0], sets[1:]) if sets else ({}, [])
         return model
+
+
+def _margin(name: str, member: Any, numbers: FloatArray) -> FloatArray:
+    found: FloatArray = member.margin(numbers) if name == "additive" else member.predict_margin(numbers)
+    return found
 
 
 def jackknife(margins: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from within_ml.health.actions import ACTIONS, plausible_ranges, recommend, recommendations_json
@@ -28,6 +28,7 @@ def rows(n=60, seed=0):
     return frame.mask(rng.random(frame.shape) < 0.1)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 200), st.lists(st.floats(-2, 2), min_size=len(NAMES), max_size=len(NAMES)))
 def test_every_action_lowers_the_risk_whatever_the_model(seed, weights):
     X = rows(20, seed)

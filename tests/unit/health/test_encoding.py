@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from within_ml.errors import InputError
@@ -89,6 +89,7 @@ def test_missing_and_repeated_columns_are_named():
         as_table([1, 2, 3])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(-5, 5), st.text(max_size=3), st.booleans()), min_size=2, max_size=30))
 def test_any_values_become_numbers(values):
     frame = pd.DataFrame({"any": pd.Series(values, dtype=object), "x": np.arange(len(values)) % 2})
