@@ -170,9 +170,9 @@ class ChurnHazard:
     def intervals(self, X: pd.DataFrame, days: ArrayLike = HORIZONS) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return probabilities and their bounds, each of shape (n, len(days)).
 
-        The bounds are those of the account's true risk as far as the choice of accounts in the fit moves it: Student's t on
-        the log-odds, with the delete-a-group jackknife's standard error, the members' disagreement and the standard
-        error of a level known by so many events.
+        The bounds are those of the account's true risk as far as the choice of accounts in the fit moves it: Student's
+        t on the log-odds, with the delete-a-group jackknife's standard error, the members' disagreement and the
+        standard error of a level known by so many events.
         """
         t = _checked_days(days)
         p = self.probability(X, t)
