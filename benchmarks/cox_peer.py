@@ -80,7 +80,9 @@ def main(folder: Path) -> None:
     rows = pd.concat([features, outcome], axis=1)
     penalty = chosen_penalty(rows, group)
     model = fitted(rows, penalty)
-    stays = model.predict_survival_function(prepared(test).reindex(columns=features.columns, fill_value=0.0), times=days)
+    stays = model.predict_survival_function(
+        prepared(test).reindex(columns=features.columns, fill_value=0.0), times=days
+    )
     pd.DataFrame(1 - stays.to_numpy().T, columns=[str(day) for day in days]).to_parquet(folder / "risk.parquet")
     told = {"version": lifelines.__version__, "penalty": penalty, "seconds": time.perf_counter() - begin}
     (folder / "told.json").write_text(json.dumps(told))

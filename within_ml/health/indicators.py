@@ -37,6 +37,8 @@ from within_ml.health.windows import (
     trailing_sum,
 )
 
+__all__ = ["INDICATORS", "QUIET_DAYS", "account_indicators"]
+
 WEEK, MONTH, QUARTER, HALF_YEAR = 7, 28, 90, 180
 
 QUIET_DAYS = 90

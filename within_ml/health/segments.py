@@ -26,10 +26,12 @@ METHODS = ("kmeans", "hdbscan")
 _LEAST_ENTITIES = 4
 _FARTHEST = 4.0
 _SAMPLE = 2000
+_DOMINANT = 0.7
+_WORTH_SPLITTING = 10
 _NOTABLE = np.array([1.0, 0.1, 0.5, 0.1, 0.2])
 """Differences of the scaled features' logs below which entities are alike, however alike all the others are."""
 _AS_GOOD = 0.02
-_CLEARLY_BETTER = 0.05
+_CLEARLY_BETTER = 0.08
 """Silhouettes: fewer segments win by being as good, other than the night before's by being clearly better."""
 
 
@@ -56,7 +58,8 @@ class Segmentation:
     """Segments of entities by recency, frequency, monetary value, growth and click rate.
 
     Features are scaled robustly (logs where they are amounts, median and interquartile range, clipped at 4 of them;
-    missing ones count as ordinary). K-means takes the number of segments with the best silhouette (Rousseeuw 1987);
+    missing ones count as ordinary). K-means takes the number of segments with the best silhouette (Rousseeuw 1987), and
+    divides a segment that holds more than 70 % of the entities once more in the same way;
     HDBSCAN (Campello et al. 2013) finds it itself, entities it calls noise go to the nearest centre, and where it finds
     fewer than two segments, k-means takes over. Fewer than 4 entities are one segment.
 
@@ -167,19 +170,33 @@ class Segmentation:
         return found or self._kmeans(points, _starting_centres(points, before), most)
 
     def _kmeans(self, points: FloatArray, start: FloatArray, most: int) -> _Groups:
-        from sklearn.cluster import KMeans
-
-        tried = []
-        for k in range(2, most + 1):
-            model = KMeans(k, n_init=10, random_state=self.random_state).fit(points)
-            tried.append(_judged(points, model.labels_, self.random_state))
-        top = max(groups.silhouette for groups in tried)
-        best = next(groups for groups in tried if groups.silhouette >= top - _AS_GOOD)
+        best = self._most_silhouette(points, most)
+        size = np.bincount(best.labels)
+        largest, left = int(size.argmax()), most - len(size) + 1
+        if size[largest] > _DOMINANT * len(points) and size[largest] >= _WORTH_SPLITTING and left >= 2:
+            # A few far ones may leave all the others in one segment, which tells nothing of those.
+            inside = best.labels == largest
+            parts = self._most_silhouette(points[inside], left).labels
+            labels = best.labels.copy()
+            labels[inside] = np.where(parts == 0, largest, len(size) + parts - 1)
+            best = _judged(points, labels, self.random_state)
         if not 2 <= len(start) <= most:
             return best
-        model = KMeans(len(start), init=start, n_init=1, random_state=self.random_state).fit(points)
-        kept = _judged(points, model.labels_, self.random_state)
+        kept = _judged(points, self._means(points, len(start), start), self.random_state)
         return kept if kept.silhouette > best.silhouette - _CLEARLY_BETTER else best
+
+    def _most_silhouette(self, points: FloatArray, most: int) -> _Groups:
+        """Return the groups of 2 to ``most`` with the best silhouette."""
+        tried = [_judged(points, self._means(points, k), self.random_state) for k in range(2, most + 1)]
+        top = max(groups.silhouette for groups in tried)
+        return next(groups for groups in tried if groups.silhouette >= top - _AS_GOOD)
+
+    def _means(self, points: FloatArray, k: int, start: FloatArray | None = None) -> IntArray:
+        from sklearn.cluster import KMeans
+
+        ways = {"n_init": 10} if start is None else {"init": start, "n_init": 1}
+        labels: IntArray = KMeans(k, random_state=self.random_state, **ways).fit(points).labels_
+        return labels
 
 
 _COLUMNS = (

@@ -190,6 +190,31 @@ class TestInput:
         pd.testing.assert_frame_equal(rows, before[0])
         pd.testing.assert_frame_equal(accounts, before[1])
 
+    @settings(max_examples=20, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from("ab"),
+                st.integers(0, 70),
+                st.sampled_from(["x", "y", None]),
+                st.integers(0, 500),
+                st.one_of(st.none(), st.floats(0, 1e4)),
+                st.one_of(st.none(), st.floats(0, 1e4)),
+            ),
+            min_size=1,
+            max_size=60,
+        )
+    )
+    def test_gaps_duplicates_and_unknown_money_give_numbers_or_nothing(self, rows: list[tuple]):
+        frame = pd.DataFrame(rows, columns=["account_id", "day", "audience_age", "impressions", "spend", "revenue"])
+        frame["date"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(frame.pop("day"), unit="D")
+        frame = frame.assign(clicks=frame["impressions"] // 7, ad_id=frame["audience_age"])
+        told = account_indicators(frame, pd.DataFrame({"account_id": ["a"], "monthly_budget": [0.0]}))
+        assert not np.isinf(told[NAMES].to_numpy(float)).any()
+        assert not told.duplicated(["account_id", "date"]).any()
+        for name in ("audience_overlap", "audience_concentration", "creative_refresh", "idle_share"):
+            assert told[name].dropna().between(0, 1 + 1e-12).all(), name
+
     @pytest.mark.parametrize(
         ("change", "told"),
         [
