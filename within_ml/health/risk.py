@@ -69,6 +69,15 @@ class RiskModel:
         ``logistic`` leaves the trees out.
     config : HealthConfig
 
+    Attributes
+    ----------
+    out_of_fold_ : array, shape (n,)
+        Log-odds before calibration of the rows of `fit`, by members that did not see their group; not saved.
+    weights_ : dict of str to float
+        What each member counts.
+    evidence_ : Evidence
+        Whether there was enough to fit members.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -99,7 +108,9 @@ class RiskModel:
         kept, share = thinned(y, group, self.config.max_rows, self.config.random_state)
         self.encoder_ = TableEncoder().fit(X)
         self.level_ = float(logit((w @ y + _LEVEL) / (w.sum() + 2 * _LEVEL)))
-        numbers, y, w, group = self.encoder_.transform(X.iloc[kept]), y[kept], w[kept] * share, group[kept]
+        every = self.encoder_.transform(X)
+        numbers, y, w, group = every[kept], y[kept], w[kept] * share, group[kept]
+        self.out_of_fold_ = np.full(len(X), self.level_)
         self.folds_: list[dict[str, Any]] = []
         self.members_: dict[str, Any] = {}
         self.weights_: dict[str, float] = {}
@@ -114,9 +125,15 @@ class RiskModel:
             return self
         folds = grouped_folds(y * (w > 0), group, min(self.config.folds, events, others), self.config.random_state)
         out = self._fit_folds(numbers, y, w, folds)
-        self._weigh(out, y, w / _repeats(y, w, group))
+        pooled = self._weigh(out, y, w / _repeats(y, w, group))
         self.members_ = self._fit_members(numbers, y, w, self.settings_)
         self.fold_of_ = dict(zip(labels[kept].tolist(), folds.tolist(), strict=True))
+        if len(kept) < len(every):
+            own = np.array([self.fold_of_.get(label, 0) for label in labels.tolist()], dtype=np.int64)
+            for fold, members in enumerate(self.folds_):
+                self.out_of_fold_[own == fold] = self._pooled(members, every[own == fold])
+        else:
+            self.out_of_fold_ = pooled
         return self
 
     def _fit_folds(self, X: FloatArray, y: FloatArray, w: FloatArray, folds: Integers) -> dict[str, FloatArray]:
@@ -176,13 +193,14 @@ class RiskModel:
             random_state=self.config.random_state,
         )
 
-    def _weigh(self, out: Mapping[str, FloatArray], y: FloatArray, w: FloatArray) -> None:
-        """Weigh the members and fit the calibration on margins of rows they were not fitted on."""
+    def _weigh(self, out: Mapping[str, FloatArray], y: FloatArray, w: FloatArray) -> FloatArray:
+        """Weigh the members and fit the calibration on margins of rows they were not fitted on; return those."""
         margins = np.column_stack(list(out.values()))
         shares = simplex_weights(margins, y, w) if len(out) > 1 else np.ones(1)
         self.weights_ = dict(zip(out, shares.tolist(), strict=True))
-        self.out_of_fold_ = margins @ shares
-        self.calibrator_ = fit_calibrator(expit(self.out_of_fold_), y, w)
+        pooled: FloatArray = margins @ shares
+        self.calibrator_ = fit_calibrator(expit(pooled), y, w)
+        return pooled
 
     # ---- predicting
 

@@ -137,6 +137,16 @@ class TestRiskModel:
         assert len(kept) == 200
         assert share @ (1 - y[kept]) == pytest.approx(990)
 
+    def test_out_of_fold_is_of_every_row_and_honest(self):
+        X, y, truth = rows(600)
+        whole = RiskModel(config=CONFIG).fit(X, y)
+        few = RiskModel(config=HealthConfig(n_estimators=40, folds=3, n_threads=1, max_depth=2, max_rows=400)).fit(X, y)
+
+        for model in (whole, few):
+            assert model.out_of_fold_.shape == (600,)
+            assert np.corrcoef(model.out_of_fold_, logit(truth))[0, 1] > 0.8
+        assert not np.allclose(whole.out_of_fold_, whole.margin(X))
+
     def test_the_jackknife_is_that_of_a_mean(self):
         # Of a mean of k groups' values the delete-one estimates are the means of the others.
         values = np.array([1.0, 2.0, 4.0, 9.0])
