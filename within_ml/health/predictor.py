@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm
 
 from within_ml import metrics
 from within_ml.base import BaseMLModel, ModelType
@@ -331,7 +330,7 @@ class AccountHealthPredictor(BaseMLModel):
         """Return ``probability``, ``lower`` and ``upper`` of rows as `predict` takes them, with the frame's index."""
         X = self._table(table)
         p = self.risk_model.predict(X)
-        half = norm.ppf(0.5 + self.config.confidence / 2) * self.risk_model.standard_error(X)
+        half = self.risk_model.quantile() * self.risk_model.standard_error(X)
         inside = np.clip(p, 1e-12, 1 - 1e-12)
         bounds = {"lower": expit(logit(inside) - half), "upper": expit(logit(inside) + half)}
         return pd.DataFrame({"probability": p, **bounds}, index=X.index)
