@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 GROUP = "monitoring"
 OWNERS = ["team:ml"]
 FEATURES, PREDICTIONS = CONTRACTS["feature_drift"], CONTRACTS["prediction_drift"]
-WATCHED = [feature.name for feature in (*NUMERIC_AD_FEATURES, *TEXT_AD_FEATURES)]
+SAME_ALL_NIGHT = ("day_of_week",)
+WATCHED = [f.name for f in (*NUMERIC_AD_FEATURES, *TEXT_AD_FEATURES) if f.name not in SAME_ALL_NIGHT]
 PREDICTION = "predicted_ctr"
 REFERENCE_ROWS = 50_000
 """Training rows that a reference is made of, every n-th of more."""
