@@ -118,7 +118,12 @@ def windows_of(files: Sequence[Labelled]) -> int:
 
 
 def normalised(total: float, windows: int, profile: Profile = STANDARD) -> float:
-    """Return a sum of files' scores on the scale from 0 (never alarms) to 100 (every window at its first point)."""
+    """Return a sum of files' scores on the scale from 0 (never alarms) to 100 (every window at its first point).
+
+    NaN without windows.
+    """
+    if not windows:
+        return float("nan")
     null = -profile.missed * windows
     return 100.0 * (total - null) / (profile.found * windows - null)
 

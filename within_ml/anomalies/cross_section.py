@@ -26,8 +26,8 @@ Method = Literal["combined", "ecod", "knn", "iforest"]
 METHODS = ("combined", "ecod", "knn", "iforest")
 NEAR, FAR = 5, 50
 """Neighbours of the combination's two neighbourhoods; `knn` alone uses the near one."""
-MOST_REFERENCES = 20_000
-"""Rows among which neighbours are sought; of more rows, so many are drawn."""
+MOST_REFERENCES = 10_000
+"""Rows among which neighbours are sought and scores ranked; of more rows, so many are drawn."""
 
 _CLIP = 1000.0
 _ROUNDING = 1e-7
@@ -104,7 +104,13 @@ class CrossSection(BaseEstimator):  # type: ignore[misc]
         if len(rows) > 1 and varied.any():
             self._members = [self._only(varied, scorer(rows[:, varied], self)) for scorer in _MEMBERS[self.method]]
         combined = self.method == "combined"
-        self._fitted_scores = [np.sort(member(rows)) for member in self._members] if combined else []
+        kept = rows[self._references(len(rows))]
+        self._fitted_scores = [np.sort(member(kept)) for member in self._members] if combined else []
+
+    def _references(self, n: int) -> NDArray[np.int64]:
+        if n <= MOST_REFERENCES:
+            return np.arange(n)
+        return np.sort(np.random.default_rng(self.random_state).choice(n, MOST_REFERENCES, replace=False))
 
     @staticmethod
     def _only(columns: NDArray[np.bool_], scorer: Scorer) -> Scorer:
@@ -228,10 +234,7 @@ def _neighbours(rows: FloatArray, of: CrossSection, neighbours: int, scaled: Cal
     from sklearn.neighbors import NearestNeighbors
 
     scale = scaled(rows)
-    kept = scale(rows)
-    if len(kept) > MOST_REFERENCES:
-        drawn = np.random.default_rng(of.random_state).choice(len(kept), MOST_REFERENCES, replace=False)
-        kept = kept[np.sort(drawn)]
+    kept = scale(rows)[of._references(len(rows))]
     k = min(neighbours, len(kept) - 1)
     tree = NearestNeighbors(n_neighbors=k + 1).fit(kept)
 

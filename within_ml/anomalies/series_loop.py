@@ -26,13 +26,14 @@ _MOST_SURPRISE = 15.0
 
 # Places in `numbers`.
 T, LEVEL, MEAN, SPAN, SCALE, SLOW_SCALE, FAST_SUM, SLOW_SUM, ACTIVITY, LAST, EVIDENCE = range(11)
-KEPT, STRIDE, SINCE_ALARM, ALARM, LEAST, SEEN = range(11, 17)
-ERROR, SLOPE_TOP, SLOPE_BOTTOM, RESIDUAL, TOTAL, UNIT, HIGHEST = 17, 23, 26, 29, 32, 40, 48
-NUMBERS = 56
+KEPT, STRIDE, LAST_ALARM, ALARM, ALARMS, LEAST, SEEN = range(11, 18)
+ERROR, SLOPE_TOP, SLOPE_BOTTOM, RESIDUAL, TOTAL, UNIT, HIGHEST = 18, 24, 27, 30, 33, 40, 47
+NUMBERS = 54
 
 # Places in `settings`.
-(LEVEL_RATE, PROFILE_RATE, SCALE_RATE, PREFERENCE, FAST, SLOW, MEMORY, TAIL, SHAPE, CLIP, FLOOR, ERROR_RATE, POOLING,
- BOTH, THRESHOLD, COOL_DAYS, COOL_SHARE, JUMP, WARM_UP, NEIGHBOURS, COVERAGE) = range(21)  # fmt: skip
+(LEVEL_RATE, PROFILE_RATE, SCALE_RATE, PREFERENCE, FAST, SLOW, MEMORY, TAIL, SHAPE, CLIP, FLOOR, ERROR_RATE, BOTH,
+ THRESHOLD, COOL_DAYS, COOL_SHARE, JUMP, FATIGUE, REST_DAYS, REPEATS, WARM_UP, NEIGHBOURS,
+ COVERAGE) = range(23)  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -137,6 +138,23 @@ def _clipped(v: float, bound: float) -> float:
 
 
 @_compiled
+def _after_alarms(evidence: float, per_day: float, settings: FloatArray, s: FloatArray) -> float:
+    """Return what is left of the evidence after the series' earlier alarms, and note an alarm."""
+    if s[ALARM] > 0:
+        since = s[T] - s[LAST_ALARM]
+        evidence -= settings[FATIGUE] * 0.5 ** (since / (settings[REST_DAYS] * per_day))
+        evidence = max(evidence - settings[REPEATS] * np.log10(1.0 + s[ALARMS]), 0.0)
+        cool = min(max(settings[COOL_DAYS] * per_day, 12.0), settings[COOL_SHARE] * max(s[T], 200.0))
+        if since < cool and evidence < s[ALARM] + settings[JUMP]:
+            evidence = min(evidence, 0.999 * settings[THRESHOLD])
+    s[ALARMS] *= 1.0 - 1.0 / settings[MEMORY]
+    if evidence >= settings[THRESHOLD]:
+        s[LAST_ALARM], s[ALARM] = s[T], evidence
+        s[ALARMS] += 1.0
+    return evidence
+
+
+@_compiled
 def judge_rows(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop; numba compiles it as a whole
     values: FloatArray,
     hours: IntArray,
@@ -218,11 +236,7 @@ def judge_rows(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop; nu
         evidence = (1.0 - settings[BOTH]) * largest + settings[BOTH] * total / STATISTICS
         s[EVIDENCE] += pooling[i] * (evidence - s[EVIDENCE])
         evidence = s[EVIDENCE] * min(1.0, t / settings[WARM_UP])
-        cool = min(max(settings[COOL_DAYS] * per_day[i], 12.0), settings[COOL_SHARE] * max(t, 200.0))
-        if s[ALARM] > 0 and t - s[SINCE_ALARM] < cool and evidence < s[ALARM] + settings[JUMP]:
-            evidence = min(evidence, 0.999 * settings[THRESHOLD])
-        elif evidence >= settings[THRESHOLD]:
-            s[SINCE_ALARM], s[ALARM] = t, evidence
+        evidence = _after_alarms(evidence, per_day[i], settings, s)
         found[i, 3] = evidence
         # What is learnt from the point; a single one moves everything only by its clipped residual.
         if s[SEEN] % s[STRIDE] == 0 and t > 2:

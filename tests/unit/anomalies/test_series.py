@@ -4,6 +4,7 @@ import json
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,6 +119,20 @@ class TestFinds:
         x[900:930] += np.linspace(100, 110, 30)
         assert 1 <= score_series(times(1200), x).is_anomaly[900:930].sum() <= 4
 
+    def test_a_series_that_cries_wolf_is_heard_less(self):
+        x = np.random.default_rng(14).standard_t(2, 4000)
+        at = times(4000, 5)
+        patient, deaf = SeriesSettings(repeats=0.0, fatigue=0.0), SeriesSettings(repeats=1.0)
+        assert (
+            score_series(at, x, settings=patient).is_anomaly.sum()
+            > 2 * score_series(at, x, settings=deaf).is_anomaly.sum()
+        )
+
+    @pytest.mark.parametrize(("n", "most"), [(90, 1.0), (365, 4.0)])
+    def test_days_without_anomalies(self, n, most):
+        draws = [np.random.default_rng(seed).poisson(200, n).astype(float) for seed in range(20)]
+        assert np.mean([score_series(times(n, 1440), x).is_anomaly.sum() for x in draws]) < most
+
     def test_heavy_tails_are_the_series_own(self):
         noise = np.random.default_rng(8)
         found = score_series(times(5000, 5), noise.standard_t(2, 5000))
@@ -169,6 +184,19 @@ class TestOddInput:
         assert not found.is_anomaly.any()
         assert np.isnan(found.expected).all()
 
+    def test_enormous_and_tiny_numbers(self):
+        x = np.where(np.arange(200) % 3 == 0, 1e150, -1e-150)
+        found = score_series(times(200), x)
+        assert np.isfinite(found.score).all()
+        assert np.isfinite(found.expected[1:]).all()
+
+    @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+    def test_frames_go_in_as_they_are(self, zone):
+        frame = pd.DataFrame({"timestamp": pd.date_range("2024-01-01", periods=300, freq="h", tz=zone)})
+        frame["value"] = daily_wave(300, 24, 15)
+        plain = np.asarray(frame["timestamp"].dt.tz_convert(None) if zone else frame["timestamp"])
+        equal(score_series(frame["timestamp"], frame["value"]), score_series(plain, frame["value"].to_numpy()))
+
     def test_gaps_repeats_and_a_clock_set_back(self):
         at = times(300)
         at[100:] += 60 * 24 * 9
@@ -182,6 +210,7 @@ class TestOddInput:
             (times(3), [1.0, 2.0], "shape"),
             (times(2), [[1.0], [2.0]], "shape"),
             (times(2), [1.0, np.inf], "infinite"),
+            (times(2), [1.0, -1e200], "larger"),
             (np.array(["2024-01-01", "NaT"], dtype="datetime64[s]"), [1.0, 2.0], "missing"),
             (["today", "now?"], [1.0, 2.0], "timestamps"),
             (times(2), ["one", "two"], "values"),
