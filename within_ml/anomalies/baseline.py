@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from within_ml.anomalies.counts import signed_residual
 from within_ml.anomalies.creatives import AdDay, Creatives
 from within_ml.anomalies.metrics import BASE, FACTS, METRICS, NAMES, VALUE
+from within_ml.anomalies.peers import common_factor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,9 +33,6 @@ MIN_DAYS = 7
 
 ACCEPTED_AFTER = 7
 """Days in a row on one side after which a new level is the level."""
-
-PEERS = 8
-"""Series that it takes to say what happens to all of them on a day."""
 
 WALK_SHARE = 1 / 16
 WALK_FLOOR = 0.014**2
@@ -50,12 +48,10 @@ _FLOOR = 0.02**2
 _WEEKDAY_COUNTS = 60.0
 _SERIES_COUNTS = 200.0
 _WEEKDAY_MEMORY = 0.9
-_PEER_PRIOR = 1.0
 _CLICK_PRICE_VARIANCE = 0.25
 _ORDER_VARIANCE = 1.2
 _TINY = 1e-9
 _CTR = NAMES.index("ctr")
-_LATE = tuple(NAMES.index(name) for name in ("conversions", "cvr", "roas"))
 
 
 _BY_METRIC = ("rate", "variance", "anchor", "spread", "spread_weight", "days", "streak", "run_value", "run_base")
@@ -187,7 +183,7 @@ def expect(
     extra = spread + level + _weekday_variance(levels, weekday)
     judged = (levels.days >= MIN_DAYS) & ~np.isnan(value) & (mean > 0) & ~np.isnan(unit)
     mean = np.where(judged, mean, np.nan)
-    mean = mean * _common(value, mean, unit, extra, peers)
+    mean = mean * common_factor(value, mean, unit, peers)
     z = np.full_like(mean, np.nan)
     z[judged] = signed_residual(value[judged], mean[judged], unit[judged], extra[judged])
     return Expected(value, base, mean, unit, extra, z)
@@ -340,43 +336,6 @@ def _of_account(levels: Levels, sums: Floats) -> Floats:
     if not levels.size:
         return sums
     return np.stack([np.bincount(levels.account, weights=row)[levels.account] for row in sums]).astype(np.float64)
-
-
-def _common(value: Floats, mean: Floats, unit: Floats, extra: Floats, peers: Ints) -> Floats:
-    """Return what happens to all series of a group tonight, as a factor, shape (M, n).
-
-    It is the median ratio of value and mean among the group's series with enough counts, shrunk to 1: holidays, a
-    platform's drift, and conversions that have not arrived yet are nobody's anomaly.
-    """
-    factor = np.ones_like(mean)
-    enough = mean / unit >= 5.0
-    ratio = np.log(np.maximum(value, 0.5 * unit) / np.where(enough, mean, 1.0), where=enough, out=np.zeros_like(mean))
-    for group in np.unique(peers):
-        mine = peers == group
-        for row in range(len(mean)):
-            chosen = ratio[row, mine & enough[row]]
-            if chosen.size >= PEERS:
-                shrunk = np.median(chosen) * chosen.size / (chosen.size + _PEER_PRIOR)
-                factor[row, mine] = np.exp(shrunk)
-    for row in _LATE:
-        if (factor[row] == 1.0).all():
-            factor[row] = _arrived(value[row], mean[row], unit[row])
-    return factor
-
-
-def _arrived(value: Floats, mean: Floats, unit: Floats) -> float:
-    """Return the share of all conversions that has arrived, where single series have too few to tell; else 1.
-
-    Each series speaks for at most a tenth of the total, and only a shortfall beyond three standard deviations counts.
-    """
-    judged = mean > 0
-    if judged.sum() < PEERS:
-        return 1.0
-    counts = mean[judged] / unit[judged]
-    weight = np.minimum(1.0, 0.1 * counts.sum() / counts)
-    total = float((weight * counts).sum())
-    came = float((weight * np.minimum(value[judged] / unit[judged], 3 * counts + 1)).sum())
-    return max(came, 1.0) / total if came < total - 3.0 * np.sqrt(total) - 0.1 * total else 1.0
 
 
 def _learn_spread(levels: Levels, mean: Floats, kept: Floats, count: Floats, known: Bools) -> None:

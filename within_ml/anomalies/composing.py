@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from within_ml.anomalies.baseline import PEERS
 from within_ml.anomalies.discovery import false_discovery
 from within_ml.anomalies.frames import Performance
 from within_ml.anomalies.judgement import Finding, element_of, findings_of, joint_direction, joint_row, primary_of
 from within_ml.anomalies.metrics import JOINT, METRICS, NAMES, Metric
+from within_ml.anomalies.peers import PEERS
 from within_ml.anomalies.records import ANOMALY_COLUMNS, EVENT_COLUMNS, joint_sentence, sentence_of, severity_of
 from within_ml.anomalies.root_cause import Cause, baseline_and_day, root_causes
 from within_ml.anomalies.watch import JudgedNight, Watch

@@ -5,7 +5,6 @@ Arithmetic belongs in the modules that it composes; here stands what a user can 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,13 +24,12 @@ from within_ml.anomalies.judgement import metrics_of
 from within_ml.anomalies.panel import build_panel, part_of
 from within_ml.anomalies.plain import judge_plain, plain_anomalies, plain_metric_rows, plain_metrics
 from within_ml.anomalies.records import (
-    ANOMALY_COLUMNS,
-    EVENT_COLUMNS,
     AnomalyExplanation,
     AnomalyReport,
     explanation_of,
 )
-from within_ml.anomalies.state import read_watch, write_watch
+from within_ml.anomalies.scoring import score_of
+from within_ml.anomalies.state import read_found, read_watch, write_found, write_watch
 from within_ml.anomalies.watch import JudgedNight, Watch
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.errors import InputError, NotFittedError, shown
@@ -45,8 +43,7 @@ logger = logging.getLogger(__name__)
 DISCOVERY_RATE = 0.01
 """False discovery rate of a night at the default sensitivity."""
 
-_SECTION, _FOUND = "cross_section", "anomalies.json"
-_NUMBERS = {"value", "expected", "lower", "upper", "size", "cross_section_score"}
+_SECTION = "cross_section"
 
 
 class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
@@ -92,7 +89,7 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
     >>> found[["account_id", "metric", "direction", "sign"]].values.tolist()
     [['b', 'ctr', 'below', 'bad']]
     >>> detector.explain_anomaly(found["anomaly_id"][0]).sentence
-    'ctr of account b on 2024-02-29: 0.6 % where 2.17 % were expected (1.68 % to 2.75 %), 72 % lower.'
+    'ctr of account b on 2024-02-29: 0.6 % where 2.18 % were expected (1.67 % to 2.77 %), 72 % lower.'
     """
 
     model_type: ClassVar[str] = ModelType.ANOMALY_DETECTOR
@@ -222,7 +219,7 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
         if not {"date", "timestamp"} & set(frame.columns):
             frame = frame.assign(date=(watch.last or pd.Timestamp(0)) + pd.Timedelta(days=1))
         performance = read_performance(frame, self._dimensions())
-        return watch_score(watch, performance, self._settings().level, part_of(performance, self._dimensions()))
+        return score_of(watch, performance, self._settings().level, part_of(performance, self._dimensions()))
 
     def explain_anomaly(self, anomaly_id: str) -> AnomalyExplanation:
         """Return an anomaly of the last `detect_anomalies` in words and numbers.
@@ -323,8 +320,7 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
         if hasattr(self, "cross_section_"):
             self.cross_section_.save(folder / _SECTION)
         if hasattr(self, "anomalies_"):
-            found = {name: _rows(getattr(self, f"{name}_")) for name in ("anomalies", "events")}
-            (folder / _FOUND).write_text(json.dumps(found), encoding="utf-8")
+            write_found(self.anomalies_, self.events_, folder)
 
     def _read_state(self, folder: Path, metadata: ModelMetadata) -> None:
         watch = read_watch(folder)
@@ -333,13 +329,9 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
         if (folder / _SECTION).is_dir():
             self.cross_section_ = CrossSection.load(folder / _SECTION)
             self.n_features_in_ = self.cross_section_.n_features_in_
-        if (folder / _FOUND).is_file():
-            found = json.loads((folder / _FOUND).read_text(encoding="utf-8"))
-            for name, rows in found.items():
-                columns = ANOMALY_COLUMNS if name == "anomalies" else EVENT_COLUMNS
-                frame = pd.DataFrame(rows, columns=list(columns))
-                frame["date"] = pd.to_datetime(frame["date"]).astype("datetime64[us]")
-                setattr(self, f"{name}_", frame.astype(dict.fromkeys(_NUMBERS & set(columns), "float64")))
+        found = read_found(folder)
+        if found is not None:
+            self.anomalies_, self.events_ = found
 
     def _settings(self) -> Settings:
         require_method(self.detection_method)
@@ -390,31 +382,3 @@ def _cut(performance: Performance, dates: Any) -> tuple[Performance, set[pd.Time
 def _joined(pieces: Sequence[pd.DataFrame]) -> pd.DataFrame:
     filled = [piece for piece in pieces if len(piece)]
     return pd.concat(filled, ignore_index=True) if filled else pieces[0]
-
-
-def watch_score(watch: Watch, performance: Performance, level: float, part: str | None) -> float:
-    """Return 1 - p of one account's day beside the baseline, which stays as it is."""
-    frame = performance.frame
-    accounts = frame["account_id"].unique().tolist()
-    days = len(frame["date"].unique())
-    if len(accounts) != 1 or days != 1:
-        raise InputError(
-            f"data_point must be one day of one account, however: {days} days of {len(accounts)} accounts."
-        )
-    if accounts[0] not in watch.accounts:
-        raise InputError(
-            f"account_id must be one that the baseline knows ({shown(watch.accounts)}), however: {accounts[0]!r}. "
-            "Give its days to update_baseline first."
-        )
-    night = watch.look(build_panel(performance, part), level)
-    p = night.p[:, watch.accounts.index(accounts[0])]
-    p = np.sort(p[~np.isnan(p)])
-    return float(1.0 - min(1.0, (p * len(p) / np.arange(1, len(p) + 1)).min())) if p.size else 0.0
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = frame.assign(date=frame["date"].dt.strftime("%Y-%m-%dT%H:%M:%S"))
-    return [
-        {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
-        for row in plain.to_dict("records")
-    ]

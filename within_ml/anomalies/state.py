@@ -1,4 +1,4 @@
-"""The watch as files: arrays in ``watch.npz``, names and episodes in ``watch.json``."""
+"""The watch as files: arrays in ``watch.npz``, names in ``watch.json``; the last report in ``found.json``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from within_ml.anomalies.creatives import Creatives
 from within_ml.anomalies.discovery import Tails
 from within_ml.anomalies.joint import JointNights
 from within_ml.anomalies.nights import Axis, Memory
+from within_ml.anomalies.records import ANOMALY_COLUMNS, EVENT_COLUMNS
 from within_ml.anomalies.runs import Runs
 from within_ml.anomalies.watch import Episode, Watch
 from within_ml.errors import ModelFormatError
 
-_ARRAYS, _NAMES = "watch.npz", "watch.json"
+_ARRAYS, _NAMES, _FOUND = "watch.npz", "watch.json", "found.json"
+_NUMBERS = {"value", "expected", "lower", "upper", "size", "cross_section_score"}
 
 
 def write_watch(watch: Watch, folder: Path) -> None:
@@ -77,6 +79,34 @@ def read_watch(folder: Path) -> Watch | None:
         metric_episodes={(a, m): _episode(e) for a, m, e in names["metric_episodes"]},
         account_episodes={a: _episode(e) for a, e in names["account_episodes"]},
     )
+
+
+def write_found(anomalies: pd.DataFrame, events: pd.DataFrame, folder: Path) -> None:
+    """Write what was found last into a folder."""
+    found = {"anomalies": _rows(anomalies), "events": _rows(events)}
+    (folder / _FOUND).write_text(json.dumps(found), encoding="utf-8")
+
+
+def read_found(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Read what `write_found` wrote; None where there is nothing."""
+    if not (folder / _FOUND).is_file():
+        return None
+    found = json.loads((folder / _FOUND).read_text(encoding="utf-8"))
+    return _frame(found["anomalies"], ANOMALY_COLUMNS), _frame(found["events"], EVENT_COLUMNS)
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    plain = frame.assign(date=frame["date"].dt.strftime("%Y-%m-%dT%H:%M:%S"))
+    return [
+        {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
+        for row in plain.to_dict("records")
+    ]
+
+
+def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(columns))
+    frame["date"] = pd.to_datetime(frame["date"]).astype("datetime64[us]")
+    return frame.astype(dict.fromkeys(_NUMBERS & set(columns), "float64"))
 
 
 def _memory(stored: dict[str, Any]) -> Memory:
