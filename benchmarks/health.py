@@ -85,6 +85,7 @@ def history(seed: int, accounts: int, days: int, churn_model: str = "hazard") ->
         regions_per_campaign=1,
         max_images=1,
         anomalies=accounts // 10,
+        drift_size=0.0,
         churn_model=churn_model,
     )
     agency = simulate(config)
@@ -171,7 +172,8 @@ def seed_figures(seed: int, accounts: int, days: int, library: Path) -> dict:
         "pairs": {},
     }
     for place, day in ((1, 14), (3, 30), (7, 90)):
-        followed = (time_ >= day) | event
+        # Only landmarks from which everyone could be followed: of others those who left would be seen, the others not.
+        followed = (pd.Timestamp(past.last) - pd.to_datetime(test["date"])).dt.days.to_numpy() >= day
         figures["pairs"][day] = {
             "y": (event & (time_ <= day))[followed].tolist(),
             "ours": ours[followed, place].tolist(),
