@@ -217,7 +217,10 @@ class AccountHealthPredictor(BaseMLModel):
         return features[self.indicators]
 
     def _keep(self, features: pd.DataFrame, churn: ChurnHazard | None) -> None:
-        self.feature_names = sorted(map(str, features.columns))
+        # What no model looks at, such as an id, need not be there to be predicted.
+        used = {column.name for column in self.risk_.encoder_.columns_}
+        used |= {column.name for column in churn.model_.encoder_.columns_} if churn is not None else set()
+        self.feature_names = sorted(used & set(map(str, features.columns)))
         self.churn_ = churn
         self.typical_ = typical_values(features)
         self.ranges_ = plausible_ranges(features)
