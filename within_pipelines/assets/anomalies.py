@@ -165,8 +165,9 @@ def _draw(
     worst = list(dict.fromkeys(rows.assign(rank=rank).sort_values(["rank", "p_value"])["account_id"]))[:most]
     if not worst:
         return {}
-    before = {"date": list(days_between(day - timedelta(days=PICTURE_DAYS), day - timedelta(days=1))), "account_id": worst}
-    history = pd.concat([store.read(METRICS.table, before).to_pandas(), told.to_pandas()])
+    before = list(days_between(day - timedelta(days=PICTURE_DAYS), day - timedelta(days=1)))
+    past = store.read(METRICS.table, {"date": before, "account_id": worst})
+    history = pd.concat([past.to_pandas(), told.to_pandas()])
     folder = reports.folder(ANOMALIES.table, day)
     pictures = [account_plot(history, account) for account in worst]
     for account, content in zip(worst, pictures, strict=True):
