@@ -16,14 +16,16 @@ IMPRESSIONS, CTR, CVR = (NAMES.index(name) for name in ("impressions", "ctr", "c
 
 
 def expected(value, mean, unit=1.0, extra=0.01):
-    arrays = [np.array([[float(x)]]) for x in (value, 1.0, mean, unit, extra, 0.0)]
+    arrays = [np.full((8, 1), float(x)) for x in (value, 1.0, mean, unit, extra, 0.0)]
     return Expected(*arrays)
 
 
 def nights(facts, *, split=False):
     """Judge and learn days of one account's series, facts of shape (days, 5, n); yield each night."""
     memory, n = Memory.empty(), facts.shape[2]
-    layout = Layout(np.zeros(n, dtype=np.int64) if split else np.arange(n), 1 if split else n, np.zeros(n, dtype=np.int64), split)
+    layout = Layout(
+        np.zeros(n, dtype=np.int64) if split else np.arange(n), 1 if split else n, np.zeros(n, dtype=np.int64), split
+    )
     for day, values in enumerate(facts):
         memory.grow(layout, 0)
         night = judge(memory, layout, values, day % 7, 0.01)
@@ -87,15 +89,15 @@ def test_days_without_conversions_add_up_and_the_days_before_the_verdict_are_unl
 
 
 def test_runs_go_on_only_with_days_like_those_before():
-    runs = Runs.empty(1)
+    runs = Runs.empty(8)
     runs.grow(1)
     for value, days, total in ((1, -1, 1), (0, -2, 1), (4, 0, 0), (0, -1, 0)):
         runs = runs.with_night(expected(value, 5.0))
-        assert (runs.days[0, 0], runs.value[0, 0]) == (days, total)
+        assert (runs.days[CVR, 0], runs.value[CVR, 0]) == (days, total)
 
-    # Of a large count, whose noise is not that of counting, no run is told.
-    runs = runs.with_night(expected(100, 10_000.0))
-    assert runs.days[0, 0] == 0
+    # Of counts, and of what is so large that its noise is not that of counting, no run is told.
+    assert runs.days[IMPRESSIONS, 0] == 0
+    assert runs.with_night(expected(100, 10_000.0)).days[CVR, 0] == 0
 
 
 def test_a_new_ad_widens_the_band_and_is_known_soon():
