@@ -52,6 +52,10 @@ _CLICK_PRICE_VARIANCE = 0.25
 _ORDER_VARIANCE = 1.2
 _TINY = 1e-9
 _CTR = NAMES.index("ctr")
+_DERIVED = tuple(
+    tuple(NAMES.index(name) for name in names)
+    for names in (("clicks", "impressions", "ctr"), ("spend", "clicks", "cpc"), ("conversions", "clicks", "cvr"))
+)
 
 
 _BY_METRIC = ("rate", "variance", "anchor", "spread", "spread_weight", "days", "streak", "run_value", "run_base")
@@ -180,6 +184,7 @@ def expect(
         clicks, variance = ads[0].expect(ads[1], levels.rate[_CTR], week[_CTR])
         known = clicks > 0
         mean[_CTR], level[_CTR] = np.where(known, clicks, mean[_CTR]), np.where(known, variance, level[_CTR])
+    _derive(mean, level, spread, base)
     extra = spread + level + _weekday_variance(levels, weekday)
     judged = (levels.days >= MIN_DAYS) & ~np.isnan(value) & (mean > 0) & ~np.isnan(unit)
     mean = np.where(judged, mean, np.nan)
@@ -187,6 +192,20 @@ def expect(
     z = np.full_like(mean, np.nan)
     z[judged] = signed_residual(value[judged], mean[judged], unit[judged], extra[judged])
     return Expected(value, base, mean, unit, extra, z)
+
+
+def _derive(mean: Floats, level: Floats, spread: Floats, base: Floats) -> None:
+    """Expect clicks, spend and conversions of what they are made of, in place: they move as soon as that does.
+
+    Conversions alone, a few a day, would learn a decline weeks after impressions have shown it.
+    """
+    for count, source, rate in _DERIVED:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            made = mean[source] * mean[rate] / base[rate]
+        known = made > 0
+        mean[count] = np.where(known, made, mean[count])
+        level[count] = np.where(known, level[source] + level[rate], level[count])
+        spread[count] = np.where(known, np.maximum(spread[count], spread[source]), spread[count])
 
 
 def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Bools, window: int) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DISCOVERY_RATE = 0.01
+DISCOVERY_RATE = 0.015
 """False discovery rate of a night at the default sensitivity."""
 
 _SECTION = "cross_section"
@@ -60,8 +60,8 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
     detection_method : str
         Cross-section of accounts: one of the methods of `CrossSection`, or ``"seasonal"`` for the time axis alone.
     sensitivity : float
-        0 to 1; the false discovery rate of a night is ``0.01 · 100 ** (sensitivity - 0.5)``: .1 % at 0, 1 % at .5,
-        10 % at 1.
+        0 to 1; the false discovery rate of a night is ``0.015 · 100 ** (sensitivity - 0.5)``: .15 % at 0, 1.5 % at
+        .5, 15 % at 1.
     dimensions : sequence of str, optional
         Columns along which causes are looked for, by default all that are there. Accounts are watched in parts along
         ``campaign_id`` where it is among them.

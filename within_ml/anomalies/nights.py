@@ -5,7 +5,7 @@ Arrays of one night in, arrays of one night out. Frames belong in `panel`, ids a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,11 +134,12 @@ def judge(memory: Memory, layout: Layout, facts: Floats, weekday: int, level: fl
     """
     behind = None if ads is None else (memory.creatives, ads)
     series = expect(memory.levels, facts, weekday, layout.peers, behind)
-    series_p, series_runs = _p_values(memory.series, series)
+    before = _before_runs(memory.levels, memory.series.runs, series)
+    series_p, series_runs = _p_values(memory.series, series, before)
     account, account_p, account_runs, p = series, series_p, series_runs, series_p
     if layout.split:
         account = _together(series, layout)
-        account_p, account_runs = _p_values(memory.accounts, account)
+        account_p, account_runs = _p_values(memory.accounts, account, _together(before, layout))
         p = _hypotheses(series_p, account_p, layout)
     q, flagged = selected_families(p, level)
     return Night(series, series_p, series_runs, account, account_p, account_runs, p, q, flagged)
@@ -193,8 +194,10 @@ def _restore(levels: Levels, night: Night, layout: Layout) -> None:
 
 def _remember(axis: Axis, night: Expected, runs: Runs, odd: Bools) -> None:
     axis.tails.add(night.z, ~np.isnan(night.z) & ~odd, TAIL_MEMORY)
-    residuals = runs.residuals(night)
-    axis.run_tails.add(residuals, ~np.isnan(residuals) & ~odd, TAIL_MEMORY)
+    # Each run once, when it is over: a long one would speak for many.
+    ended = axis.runs.ended(runs)
+    axis.run_tails.add(ended, ~np.isnan(ended), TAIL_MEMORY)
+    runs.told = np.where(odd & (runs.days != 0), 1.0, runs.told)
     axis.runs = runs
 
 
@@ -203,9 +206,20 @@ def change_currency(memory: Memory, layout: Layout, currency: Floats) -> None:
     restart_money(memory.levels, currency[layout.account])
 
 
-def _p_values(axis: Axis, night: Expected) -> tuple[Floats, Runs]:
-    """Return the p-values of a night, each the better of twice that of the night and twice that of its run."""
-    runs = axis.runs.with_night(night)
+def _before_runs(levels: Levels, runs: Runs, night: Expected) -> Expected:
+    """Return the night beside the levels before the runs that last: days of a run are not compared with themselves."""
+    n = night.mean.shape[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where((runs.days[:, :n] != 0) & (levels.anchor > 0), levels.anchor / levels.rate, 1.0)
+    return replace(night, mean=night.mean * np.clip(np.nan_to_num(ratio, nan=1.0), 0.5, 2.0))
+
+
+def _p_values(axis: Axis, night: Expected, before: Expected) -> tuple[Floats, Runs]:
+    """Return the p-values of a night, each the better of twice that of the night and twice that of its run.
+
+    ``before`` is the night as expected before the runs that last.
+    """
+    runs = axis.runs.with_night(before)
     alone = np.where(np.isnan(night.z), np.nan, axis.tails.p_values(night.z))
     residuals = runs.residuals(night)
     together = axis.run_tails.p_values(residuals)

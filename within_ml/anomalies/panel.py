@@ -23,6 +23,9 @@ Ints = NDArray[np.int64]
 WHOLE = ""
 """Element of a series that is its account, not a part of it."""
 
+MOST_DAYS = 3_660
+"""Days that a panel may span: a stray row of 1970 shall not make twenty thousand nights."""
+
 _PARTS = ("campaign_id", "ad_group_id", "platform", "ad_id", "region", "audience_age", "audience_gender")
 
 
@@ -77,7 +80,7 @@ def build_panel(performance: Performance, part: str | None) -> Panel:
     Raises
     ------
     InputError
-        If an account has two currencies on one day.
+        If an account has two currencies on one day, or the days span more than ten years.
     """
     frame = performance.frame
     if frame.empty:
@@ -87,6 +90,11 @@ def build_panel(performance: Performance, part: str | None) -> Panel:
     first_day = frame["date"].iloc[0]
     day = ((frame["date"] - first_day) // pd.Timedelta(days=1)).to_numpy(np.int64)
     series, keys, first = _series(frame, part, day)
+    if day[-1] >= MOST_DAYS:
+        raise InputError(
+            f"performance_data must span at most {MOST_DAYS:,} days, however: {first_day.date()} to "
+            f"{frame['date'].iloc[-1].date()}. Take rows with a wrong date out, or give a part of the history."
+        )
     days = pd.date_range(first_day, periods=int(day[-1]) + 1)
     n = len(keys)
     facts = np.full((len(days), len(FACTS), n), np.nan)

@@ -40,6 +40,7 @@ def with_value(frame: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
         (lambda f: f.melt(["date", "account_id"], var_name="metric").replace("clicks", "likes"), "metric must be one"),
         (lambda f: pd.concat([f.melt(["date", "account_id"], var_name="metric")] * 2), "duplicates"),
         (lambda f: f.to_numpy(), "DataFrame"),
+        (lambda f: pd.concat([f.iloc[:1].assign(date=pd.Timestamp("1970-01-01")), f]), "at most 3,660 days"),
         (
             lambda f: pd.concat([f.assign(platform="a", currency="USD"), f.assign(platform="b", currency="EUR")]),
             "one currency a day",
