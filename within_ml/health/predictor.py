@@ -412,7 +412,7 @@ class AccountHealthPredictor(BaseMLModel):
     def health_waterfall(self, account_id: object, account_data: pd.DataFrame | None = None, **options: Any) -> bytes:
         """Draw what moved an account's risk away from the average one, by group of features, as PNG."""
         row = self._row(account_id, account_data, options)
-        return told.waterfall(self.explain(row), row)
+        return told.waterfall(self, row)
 
     def get_feature_importance(self) -> dict[str, float]:
         """Return the share of each feature in the model, in falling order."""

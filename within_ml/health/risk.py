@@ -145,11 +145,9 @@ class RiskModel:
         for fold in range(int(folds.max()) + 1):
             inside, outside = folds != fold, folds == fold
             fitted.append({})
-            before: AdditiveLogit | None = None
-            for ridge in RIDGES:
-                before = AdditiveLogit(ridge=ridge).fit(X[inside], y[inside], w[inside], start=before)
-                fitted[-1][ridge] = before
-                by_ridge[ridge][outside] = before.margin(X[outside])
+            for additive in AdditiveLogit.path(X[inside], y[inside], w[inside], ridges=RIDGES):
+                fitted[-1][additive.ridge] = additive
+                by_ridge[additive.ridge][outside] = additive.margin(X[outside])
             if self.kind is HealthModelType.BOOSTED:
                 model = self._boosted(y[inside], w[inside])
                 model.fit(X[inside], y[inside], w[inside], validation=(X[outside], y[outside], w[outside], None))

@@ -16,7 +16,7 @@ from within_ml.base import ModelType
 from within_ml.features.daily_sums import daily_sums
 from within_ml.lake.contracts import CONTRACTS
 from within_ml.lake.store import LakeStore
-from within_pipelines.assets.anomalies import on
+from within_pipelines.assets.anomalies import anomalies, on
 from within_pipelines.assets.features import account_features, reader
 from within_pipelines.assets.lake import ad_performance
 from within_pipelines.assets.scoring import BACKFILL_TAG, ScoringConfig
@@ -66,6 +66,8 @@ LEAST_ACCOUNTS = 4
 BASELINE_FEATURE = "clicks_28d_vs_90d"
 DETAIL = ("platform", "campaign_id", "ad_id", "region", "audience_age", "audience_gender")
 AUDIENCE = ("audience_age", "audience_gender")
+ANOMALY_DAYS = 7
+WEEK = dg.TimeWindowPartitionMapping(start_offset=1 - ANOMALY_DAYS, allow_nonexistent_upstream_partitions=True)
 SEGMENT_WINDOW = dg.TimeWindowPartitionMapping(
     start_offset=1 - SEGMENT_DAYS, allow_nonexistent_upstream_partitions=True
 )
@@ -302,6 +304,7 @@ def account_segments(
         dg.AssetDep(ad_performance, partition_mapping=history_mapping(HISTORY_MONTHS)),
         account_features,
         account_segments,
+        dg.AssetDep(anomalies, partition_mapping=WEEK),
         account_health_champion,
         "accounts",
     ],
@@ -329,6 +332,7 @@ def account_health(
             scored = _scored(store, features, predictor, first, together, config.accounts)
             for day in together:
                 rows = on(scored, day)
+                rows["bad_anomalies_7d"] = _bad_anomalies(store, rows["account_id"], day)
                 found[day] = contracted(rows, HEALTH, model_version=version, run_id=context.run.run_id)
                 drawn = _waterfalls(predictor, rows, reports, day) if day == wanted[-1] else {}
                 context.add_asset_metadata({**_told(rows), **drawn}, partition_key=day.isoformat())
@@ -450,6 +454,16 @@ def _scored(
     segments = segments.rename(columns={"entity_id": "account_id"})[["date", "account_id", "segment"]]
     segments["date"] = pd.to_datetime(segments["date"])
     return predictor.score(rows.merge(segments, on=["date", "account_id"], how="left"))
+
+
+def _bad_anomalies(store: LakeStore, accounts: pd.Series, day: date) -> pd.Series:
+    """How many anomalies of a day and the six before it were bad for each account."""
+    if day not in store.dates("anomalies", day, day):
+        return pd.Series(pd.NA, index=accounts.index, dtype="Int64")
+    week = {"date": [day - timedelta(days=n) for n in range(ANOMALY_DAYS)], "sign": "bad"}
+    found = store.read("anomalies", week, columns=["account_id", "anomaly_id"]).to_pandas()
+    counts = found.groupby("account_id")["anomaly_id"].nunique()
+    return accounts.map(counts).fillna(0).astype("Int64")
 
 
 def _told(rows: pd.DataFrame) -> dict[str, Any]:

@@ -78,6 +78,20 @@ def test_cheaper_clicks_and_better_pages_move_what_hangs_on_them():
     assert page["cpa_28d_vs_90d"] - columns["cpa_28d_vs_90d"] == pytest.approx(-np.log(1.1))
 
 
+@pytest.mark.parametrize(
+    ("pace", "month", "then"), [(0.5, 0.6, 0.65), (0.9, 0.99, 0.94), (0.9, 1.2, 0.9), (1.1, 1.1, 1.1)]
+)
+def test_more_is_spent_only_within_the_budget_and_a_step(pace, month, then):
+    use = next(action for action in ACTIONS if action.name == "use_budget")
+    columns = {"budget_pacing_7d": np.array([pace]), "budget_pacing_28d": np.array([month]),
+               "clicks_7d_vs_28d": np.array([-0.1])}  # fmt: skip
+    changed = use.edit(columns, {}, 1.0)
+
+    assert changed["budget_pacing_7d"][0] == pytest.approx(then)
+    assert changed["budget_pacing_28d"][0] <= max(month, 1.0) + 1e-9
+    assert -0.1 <= changed["clicks_7d_vs_28d"][0] <= 0
+
+
 def test_nothing_is_offered_where_nothing_helps_or_is_known():
     X = rows()
     assert not any(recommend(X, lambda frame: np.full(len(frame), 0.4), plausible_ranges(X), min_effect=0.0))

@@ -61,13 +61,16 @@ class TestAdditive:
     def test_starting_elsewhere_ends_at_the_same(self):
         X, y, _ = rows()
         numbers = X[["x", "noise"]].to_numpy()
-        first = AdditiveLogit(ridge=50.0).fit(numbers, y)
+        *_, last = AdditiveLogit.path(numbers, y, ridges=[50.0, 10.0, 1.0])
+        assert np.allclose(last.coefficients_, AdditiveLogit(ridge=1.0).fit(numbers, y).coefficients_, atol=1e-4)
 
-        assert np.allclose(
-            AdditiveLogit(ridge=1.0).fit(numbers, y, start=first).coefficients_,
-            AdditiveLogit(ridge=1.0).fit(numbers, y).coefficients_,
-            atol=1e-4,
-        )
+    def test_many_rows_end_at_the_same(self, monkeypatch):
+        X, y, _ = rows(3000)
+        numbers = X[["x", "noise"]].to_numpy()
+        quick = AdditiveLogit().fit(numbers, y)
+        monkeypatch.setattr("within_ml.health.additive._MANY_ROWS", 10**9)
+
+        assert np.allclose(quick.coefficients_, AdditiveLogit().fit(numbers, y).coefficients_, atol=1e-5)
 
 
 class TestRiskModel:
