@@ -79,9 +79,7 @@ def judged(rows: pd.DataFrame, names: list[str], reference_nights: int) -> Night
     place = past["date"].map({day: i for i, day in enumerate(days)})
     verdicts, row_level, counts = [], [], []
     for i in range(reference_nights, len(days)):
-        night = drift_of(
-            reference.sketch(by_day[days[i]]), reference, past[(place < i) & (place >= i - PAST_NIGHTS)]
-        )
+        night = drift_of(reference.sketch(by_day[days[i]]), reference, past[(place < i) & (place >= i - PAST_NIGHTS)])
         verdicts.append(night_drifted(night))
         counts.append(int(night["drifted"].sum()))
         row_level.append(bool((_p_values(night, reference.training.rows) < 0.05 / len(names)).any()))

@@ -14,7 +14,7 @@ from within_ml.anomalies.metrics import NAMES
 from within_ml.errors import InputError, shown
 
 _DPI = 80
-_COLOURS = 64
+_COLOURS = 256
 MAX_DAYS = 180
 """Of longer histories the last days are drawn."""
 

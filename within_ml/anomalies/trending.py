@@ -15,11 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
+from within_ml.anomalies.random_effects import FloatArray, Precision, group_variance
 from within_ml.anomalies.topics import Topics, find_topics
 from within_ml.errors import InputError, shown
 from within_ml.lake.contracts import AD_KEY
 
-FloatArray = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 COLUMNS = (
@@ -37,6 +37,9 @@ COLUMNS = (
     "examples",
 )
 """Columns of `trending_topics`."""
+
+GAP_DAYS = 3
+"""Days between the periods, so that a topic that trends for longer than the recent days has its own past to compare."""
 
 _OWN_CLICKS = 10.0
 """Clicks that an ad's own history needs to count as much as its campaign's: ads of a campaign differ by about 0.3."""
@@ -71,7 +74,7 @@ def trending_topics(
     *,
     recent_days: int = 7,
     before_days: int = 28,
-    max_q: float = 0.05,
+    max_q: float = 0.1,
     min_ads: int = 3,
     max_topics: int = 20,
 ) -> pd.DataFrame:
@@ -97,7 +100,7 @@ def trending_topics(
     as_of : date
         Last recent day.
     recent_days, before_days : int
-        Lengths of the two periods, at least 1.
+        Lengths of the two periods, at least 1; between them `GAP_DAYS` are left out.
     max_q : float
         Share of false topics among those told, in (0, 1].
     min_ads : int
@@ -126,8 +129,8 @@ def trending_topics(
     >>> trending_topics(ads, performance, dt.date(2024, 2, 4))["topic"].tolist()
     ['half price shoes']
     """
-    _check(ads, performance, recent_days, before_days, max_q, min_ads)
-    found = _recent_ads(ads, performance, as_of, recent_days, before_days)
+    _check(ads, performance, (recent_days, before_days), max_q, min_ads)
+    found = _recent_ads(ads, performance, as_of, (recent_days, before_days))
     if len(found.frame) < min_ads:
         return _told([], found)
     topics = find_topics(found.frame["headline"].tolist(), min_texts=min_ads)
@@ -140,23 +143,25 @@ def trending_topics(
 # ---- ads
 
 
-def _recent_ads(
-    ads: pd.DataFrame, performance: pd.DataFrame, as_of: dt.date, recent_days: int, before_days: int
-) -> _Ads:
+def _recent_ads(ads: pd.DataFrame, performance: pd.DataFrame, as_of: dt.date, periods: tuple[int, int]) -> _Ads:
+    recent_days, before_days = periods
     days = (pd.Timestamp(as_of) - pd.to_datetime(performance["date"])).dt.days.to_numpy()
     recent = (days >= 0) & (days < recent_days)
-    before = (days >= recent_days) & (days < recent_days + before_days)
+    before = (days >= recent_days + GAP_DAYS) & (days < recent_days + GAP_DAYS + before_days)
     key = ["account_id", "platform", "campaign_id", "ad_id"]
     counts = ["impressions", "clicks"]
     now = performance[recent].groupby(key, sort=True)[counts].sum().astype(np.float64)
     past = performance[before].groupby(key, sort=True)[counts].sum().astype(np.float64)
     rows = now.join(past.add_suffix("_before"), how="outer").fillna(0.0).reset_index()
-    rows["wear"] = _wear(performance, days, rows, key, recent_days)
+    rows["wear"] = _wear(performance[before], days[before], rows, key, recent_days)
     rows["expected_rate"] = _rates(rows)
     rows = rows.merge(_texts(ads, as_of), on=list(AD_KEY), how="inner")
     expected = (rows["expected_rate"] * rows["impressions"]).to_numpy(np.float64)
     kept = (expected >= _MIN_EXPECTED) & (rows["headline"].str.strip() != "").to_numpy(np.bool_)
     rows, expected = rows[kept].reset_index(drop=True), expected[kept]
+    if rows.empty:
+        none = np.empty(0, dtype=np.int64)
+        return _Ads(rows, expected, np.empty(0), np.empty(0), none, none)
     log_ratio = np.log((rows["clicks"].to_numpy(np.float64) + 0.5) / (expected + 0.5))
     own = rows["clicks_before"].to_numpy(np.float64)
     campaign = rows.groupby(["account_id", "platform", "campaign_id"], sort=True).ngroup().to_numpy(np.int64)
@@ -169,14 +174,13 @@ def _recent_ads(
         if kind.any():
             log_ratio[kind] -= _weighted_median(log_ratio[kind], 1 / variance[kind])
     variance = variance + _overdispersion(log_ratio, variance, campaign)
-    scale = np.sqrt(variance + _spread(log_ratio, variance, campaign))
+    scale = np.sqrt(variance + group_variance(log_ratio, variance, campaign))
     return _Ads(rows, expected, np.clip(log_ratio, -_MAX_PULL * scale, _MAX_PULL * scale), variance, campaign, account)
 
 
-def _wear(performance: pd.DataFrame, days: Codes, rows: pd.DataFrame, key: list[str], recent_days: int) -> FloatArray:
+def _wear(past: pd.DataFrame, days: Codes, rows: pd.DataFrame, key: list[str], recent_days: int) -> FloatArray:
     """Return by how much each ad has aged between the two periods, ``Δ log(1 + age / 14 days)``; 0 without history."""
-    past = days >= recent_days
-    ages = performance.loc[past, key].assign(age=days[past])
+    ages = past[key].assign(age=days)
     found = ages.groupby(key, sort=True)["age"].agg(["max", "mean"])
     both = rows[key].merge(found, left_on=key, right_index=True, how="left")
     first, middle = both["max"].to_numpy(np.float64), both["mean"].to_numpy(np.float64)
@@ -233,14 +237,6 @@ def _overdispersion(log_ratio: FloatArray, variance: FloatArray, campaign: Codes
     return max(robust - float(np.median(variance[many])), 0.0)
 
 
-def _spread(values: FloatArray, variance: FloatArray, group: Codes) -> float:
-    """Return the variance of groups beyond that of their members, by the median absolute deviation."""
-    weight = np.bincount(group, 1 / variance)
-    mean = np.bincount(group, values / variance) / weight
-    robust = (1.4826 * float(np.median(np.abs(mean - np.median(mean))))) ** 2
-    return max(robust - float(np.median(1 / weight)), 1e-3)
-
-
 def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
     order = np.argsort(values, kind="stable")
     up = np.cumsum(weights[order])
@@ -270,66 +266,9 @@ def _spread_out(topics: Topics, campaign: Codes) -> Topics:
     return Topics(tuple(topics.names[i] for i in kept), topics.has[:, kept])
 
 
-class _Precision:
-    """The inverse covariance of the ads' log ratios: own variance, campaigns, accounts and one level of all."""
-
-    def __init__(self, ads: _Ads) -> None:
-        self._weight = 1 / ads.variance
-        self._campaign, self._account = ads.campaign, ads.account
-        within = _spread(ads.log_ratio, ads.variance, ads.campaign)
-        self._account_of = np.zeros(int(ads.campaign.max()) + 1, dtype=np.int64)
-        self._account_of[ads.campaign] = ads.account
-        total = np.bincount(ads.campaign, self._weight)
-        self._campaign_gain = within / (1 + within * total)
-        self._kept = 1 - self._campaign_gain * total
-        between = _spread(ads.log_ratio, ads.variance + within, ads.account)
-        self._account_gain = between / (1 + between * np.bincount(self._account_of, total * self._kept))
-
-    def sums(self, values: FloatArray | sparse.csc_matrix) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        """Return weighted sums per campaign and, net of what campaigns take up, per account."""
-        columns = sparse.csr_matrix(values.reshape(-1, 1) if isinstance(values, np.ndarray) else values)
-        n = self._campaign.size
-        by_campaign = sparse.csr_matrix((self._weight, (self._campaign, np.arange(n)))) @ columns
-        m = self._account_of.size
-        by_account = sparse.csr_matrix((self._kept, (self._account_of, np.arange(m)))) @ by_campaign
-        return by_campaign, by_account
-
-    def effects(self, y: FloatArray, has: sparse.csc_matrix) -> tuple[FloatArray, FloatArray]:
-        """Return each topic's effect and its standard error, with a common level of all ads fitted too."""
-        ones = np.ones(y.size)
-        cross_y, cross_1, own = self._products(has, y), self._products(has, ones), self._squares(has)
-        level_y, level_1 = self._products_of(ones, y), self._products_of(ones, ones)
-        information = np.maximum(own - cross_1**2 / level_1, 1e-9)
-        return (cross_y - cross_1 * level_y / level_1) / information, 1 / np.sqrt(information)
-
-    def _products(self, has: sparse.csc_matrix, y: FloatArray) -> FloatArray:
-        c_x, a_x = self.sums(has)
-        c_y, a_y = (np.asarray(s.todense()).ravel() for s in self.sums(y))
-        plain = has.T @ (self._weight * y)
-        return np.asarray(plain - c_x.T @ (self._campaign_gain * c_y) - a_x.T @ (self._account_gain * a_y))
-
-    def _squares(self, has: sparse.csc_matrix) -> FloatArray:
-        c_x, a_x = self.sums(has)
-        plain = has.T @ self._weight
-        return np.asarray(plain - c_x.power(2).T @ self._campaign_gain - a_x.power(2).T @ self._account_gain)
-
-    def _products_of(self, x: FloatArray, y: FloatArray) -> float:
-        return float(self._products(sparse.csc_matrix(x.reshape(-1, 1)), y)[0])
-
-    def level(self, y: FloatArray) -> FloatArray:
-        """Return what account, campaign and the level of all contribute to each ad's log ratio (best prediction)."""
-        ones = np.ones(y.size)
-        common = self._products_of(ones, y) / self._products_of(ones, ones)
-        by_campaign, by_account = (np.asarray(s.todense()).ravel() for s in self.sums(y - common))
-        account = self._account_gain * by_account
-        weight = np.bincount(self._campaign, self._weight)
-        campaign = self._campaign_gain * (by_campaign - weight * account[self._account_of])
-        return np.asarray(common + account[self._account] + campaign[self._campaign], dtype=np.float64)
-
-
 def _select(ads: _Ads, topics: Topics, max_q: float, max_topics: int) -> list[_Trend]:
     """Take the most certain topic, take its effect out, look again."""
-    precision = _Precision(ads)
+    precision = Precision(ads.log_ratio, ads.variance, ads.campaign, ads.account)
     left, taken = ads.log_ratio, []
     effects, errors = precision.effects(left, topics.has)
     # Moments over all topics: what their effects vary by beyond their errors.
@@ -405,17 +344,15 @@ def _told(trends: list[_Trend], ads: _Ads) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _check(
-    ads: pd.DataFrame, performance: pd.DataFrame, recent_days: int, before_days: int, max_q: float, min_ads: int
-) -> None:
+def _check(ads: pd.DataFrame, performance: pd.DataFrame, periods: tuple[int, int], max_q: float, min_ads: int) -> None:
     needed = {"ads": (ads, {*AD_KEY, "headline"}),
               "performance": (performance, {"date", *AD_KEY, "campaign_id", "impressions", "clicks"})}  # fmt: skip
     for name, (frame, columns) in needed.items():
         missing = sorted(columns - set(frame.columns))
         if missing:
             raise InputError(f"{name} must have the columns {shown(sorted(columns))}; missing: {shown(missing)}.")
-    if recent_days < 1 or before_days < 1 or min_ads < 1 or not 0 < max_q <= 1:
+    if min(*periods, min_ads) < 1 or not 0 < max_q <= 1:
         raise InputError(
             "recent_days, before_days and min_ads must be at least 1 and max_q in (0, 1]; they are "
-            f"{recent_days}, {before_days}, {min_ads} and {max_q}."
+            f"{periods[0]}, {periods[1]}, {min_ads} and {max_q}."
         )
