@@ -226,6 +226,10 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
     with np.errstate(divide="ignore", invalid="ignore"):
         levels.rate = np.where(fresh, value / (base * week), levels.rate)
         unit = night.unit if not fresh.any() else _unit(levels)
+        # Money without a single click or order has no scale yet: such a day is no beginning.
+        unknown = np.isnan(unit)
+        levels.rate = np.where(fresh & unknown, np.nan, levels.rate)
+        seen, fresh = seen & ~unknown, fresh & ~unknown
         count = levels.rate * base * week / unit
         noise = relative_spread(levels) + 1.0 / np.maximum(count, 0.5)
         mean = levels.rate * base * week
