@@ -28,12 +28,12 @@ BAND_TAIL = 0.005
 """Share of the values that the expected band leaves out on either side."""
 
 SURGE = 1.8
-SURGE_PRIOR = 2.0
+SURGE_PRIOR = 3.5
 """From this factor on ctr, conversions must speak for interest with this log-likelihood to make the surge good news."""
 
 _CTR, _CVR = NAMES.index("ctr"), NAMES.index("cvr")
 _CONVERSIONS = NAMES.index("conversions")
-_CLICK_METRICS = ("clicks", "ctr", "impressions")
+_CLICK_METRICS = ("clicks", "ctr")
 
 
 @dataclass(frozen=True, slots=True)
