@@ -2,8 +2,8 @@
 
     python -m benchmarks.churn [--repeats 5]
 
-Each repeat deals the rows anew into five stratified folds. Every predictor is fitted on four of them as it comes, with its
-defaults, and predicts the fifth; figures are of all rows' predictions together.
+Each repeat deals the rows anew into five stratified folds. Every predictor is fitted on four of them as it comes, with
+its defaults, and predicts the fifth; figures are of all rows' predictions together.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def _scikit(make: Callable[[], object]) -> Fit:
     """The usual pipeline: medians for gaps, one flag by category; the id is taken out by hand."""
 
     def fit(X: pd.DataFrame, y: np.ndarray, wanted: pd.DataFrame) -> np.ndarray:
+        numbers, others = make_column_selector(dtype_include="number"), make_column_selector(dtype_exclude="number")
         columns = make_column_transformer(
-            (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), make_column_selector(dtype_include="number")),
-            (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_exclude="number")),
-        )  # fmt: skip
+            (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numbers),
+            (OneHotEncoder(handle_unknown="ignore"), others),
+        )
         model = make_pipeline(columns, make()).fit(X.drop(columns="customerID"), y)
         return model.predict_proba(wanted.drop(columns="customerID"))[:, 1]
 

@@ -20,6 +20,9 @@ Edit = Callable[[Row, Mapping[str, tuple[float, float]], float], dict[str, Float
 
 _SAME = 1e-9
 
+LARGEST_STEP = 0.3
+"""Spend moves by no more than this share at a time: platforms learn anew after larger steps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -176,13 +179,19 @@ def _times(columns: Row, name: str, factor: FloatArray | float) -> dict[str, Flo
     return {name: columns[name] * factor} if name in columns else {}
 
 
-def _paced(columns: Row, pace: FloatArray, target: FloatArray) -> dict[str, FloatArray]:
-    """Spend of the last week at another pace, and what of a month's sums and of the volume follows it."""
+def _paced(columns: Row, pace: FloatArray, wanted: FloatArray) -> dict[str, FloatArray]:
+    """Spend of the last week at another pace, and what of a month's sums and of the volume follows it.
+
+    Volume follows spend, but no further than to what it was in the weeks before: more money does not heal what made
+    an account lose more than that.
+    """
+    target = np.clip(wanted, pace / (1 + LARGEST_STEP), pace * (1 + LARGEST_STEP))
     ratio = np.log(np.maximum(target, 1e-3) / np.maximum(pace, 1e-3))
     changed = {"budget_pacing_7d": target}
     changed |= _add(columns, "budget_pacing_28d", (target - pace) / 4)
     for metric in ("spend", "impressions", "clicks"):
-        changed |= _add(columns, f"{metric}_7d_vs_28d", ratio)
+        for name, moved in _add(columns, f"{metric}_7d_vs_28d", ratio).items():
+            changed[name] = np.where(ratio > 0, np.minimum(moved, np.maximum(columns[name], 0.0)), moved)
     return changed
 
 
@@ -242,8 +251,8 @@ def _returns(columns: Row, step: float) -> dict[str, FloatArray]:
 
 
 ACTIONS = (
-    Action("slow_spend", "slow the spend down to the budget's pace", ("budget_pacing_7d",), _slow_down),
-    Action("use_budget", "spend up to the budget's pace", ("budget_pacing_7d",), _spend_up),
+    Action("slow_spend", "slow spend towards the budget's pace, by 30% at most", ("budget_pacing_7d",), _slow_down),
+    Action("use_budget", "raise spend towards the budget's pace, by 30% at most", ("budget_pacing_7d",), _spend_up),
     Action(
         "refresh_creatives", "bring {strength} of the impressions onto new ads", ("creative_refresh",), _refresh,
         (0.2, 0.35, 0.5),

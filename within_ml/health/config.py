@@ -141,7 +141,7 @@ class HealthConfig:
     min_effect: float = 0.005
     factors: int = 5
     actions: int = 3
-    n_threads: int = 2
+    n_threads: int = 1
     random_state: int = 0
 
     def __post_init__(self) -> None:

@@ -143,7 +143,8 @@ def _column(name: str, values: pd.Series) -> Column | None:
     if numbers is not None:
         known = numbers[~np.isnan(numbers)]
         varies = known.size and (known.size < numbers.size or known.min() < known.max())
-        return Column(name) if varies and not _is_id(name, known) else None
+        dated = pd.api.types.is_datetime64_any_dtype(values)
+        return Column(name) if varies and (dated or not _is_id(name, known)) else None
     texts = _texts(values)
     counts = pd.Series(texts).value_counts()
     if len(counts) < 2 or (len(texts) >= _MIN_ID_ROWS and len(counts) > len(texts) / 2):

@@ -40,8 +40,8 @@ class Factor:
 class Explanation:
     """An account's risk and all its factors, the strongest first.
 
-    ``base`` and the factors' ``log_odds`` add up to ``log_odds``, which calibration maps to ``probability``. ``date`` is
-    None of a table without one.
+    ``base`` and the factors' ``log_odds`` add up to ``log_odds``, which calibration maps to ``probability``. ``date``
+    is None of a table without one.
     """
 
     account_id: str

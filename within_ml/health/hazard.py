@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm
 
 from within_ml.calibration.log_odds import LogOddsCalibrator
 from within_ml.errors import InputError, ModelFormatError
@@ -171,28 +170,33 @@ class ChurnHazard:
     def intervals(self, X: pd.DataFrame, days: ArrayLike = HORIZONS) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return probabilities and their bounds, each of shape (n, len(days)).
 
-        The bounds are those of the account's true risk as far as the choice of accounts in the fit moves it: normal on
-        the log-odds, with the delete-a-group jackknife's standard error and that of a level known by so many events.
+        The bounds are those of the account's true risk as far as the choice of accounts in the fit moves it: Student's
+        t on the log-odds, with the delete-a-group jackknife's standard error, the members' disagreement and the
+        standard error of a level known by so many events.
         """
         t = _checked_days(days)
         p = self.probability(X, t)
         error = np.zeros(p.shape)
         if self.model_.folds_:
-            margins = self.model_.fold_margins(_ahead(X))
-            folds = [
-                self.model_.calibrated(margins[:, k]).reshape(len(BOUNDS), len(X)).T for k in range(margins.shape[1])
-            ]
-            by_fold = [logit(self.calibrated(hazards, t)) for hazards in folds]
+            ahead = _ahead(X)
+            by_fold = self._log_odds(self.model_.fold_margins(ahead), t)
+            by_member = self._log_odds(self.model_.member_margins(ahead), t)
             for i in range(len(t)):
-                error[:, i] = jackknife(np.column_stack([one[:, i] for one in by_fold]))
-        half = norm.ppf(0.5 + self.config.confidence / 2) * np.sqrt(error**2 + 1.0 / (self.events_ + 1.0))
+                error[:, i] = np.hypot(jackknife(by_fold[:, i]), self.model_.disagreement(by_member[:, i]))
+        half = self.model_.quantile() * np.sqrt(error**2 + 1.0 / (self.events_ + 1.0))
         lower, upper = expit(logit(p) - half), expit(logit(p) + half)
         return p, np.maximum.accumulate(lower, axis=1), np.maximum.accumulate(upper, axis=1)
+
+    def _log_odds(self, margins: FloatArray, days: Sequence[float]) -> FloatArray:
+        """Return the log-odds of leaving that k sets of margins stand for, shape (n, len(days), k)."""
+        n = len(margins) // len(BOUNDS)
+        hazards = [self.model_.calibrated(margins[:, k]).reshape(len(BOUNDS), n).T for k in range(margins.shape[1])]
+        return np.stack([logit(self.calibrated(one, days)) for one in hazards], axis=2)
 
     def average(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the average account's risk by horizon and its bounds, each of shape (len(HORIZONS),)."""
         p = np.array([_within(self.base_[None, :], t)[0] for t in HORIZONS])
-        half = norm.ppf(0.5 + self.config.confidence / 2) * np.sqrt(1.0 / (self.events_ + 1.0))
+        half = self.model_.quantile() * np.sqrt(1.0 / (self.events_ + 1.0))
         return p, expit(logit(p) - half), expit(logit(p) + half)
 
     # ---- state

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm
 
 from within_ml import metrics
 from within_ml.base import BaseMLModel, ModelType
@@ -218,7 +217,10 @@ class AccountHealthPredictor(BaseMLModel):
         return features[self.indicators]
 
     def _keep(self, features: pd.DataFrame, churn: ChurnHazard | None) -> None:
-        self.feature_names = sorted(map(str, features.columns))
+        # What no model looks at, such as an id, need not be there to be predicted.
+        used = {column.name for column in self.risk_.encoder_.columns_}
+        used |= {column.name for column in churn.model_.encoder_.columns_} if churn is not None else set()
+        self.feature_names = sorted(used & set(map(str, features.columns)))
         self.churn_ = churn
         self.typical_ = typical_values(features)
         self.ranges_ = plausible_ranges(features)
@@ -331,7 +333,7 @@ class AccountHealthPredictor(BaseMLModel):
         """Return ``probability``, ``lower`` and ``upper`` of rows as `predict` takes them, with the frame's index."""
         X = self._table(table)
         p = self.risk_model.predict(X)
-        half = norm.ppf(0.5 + self.config.confidence / 2) * self.risk_model.standard_error(X)
+        half = self.risk_model.quantile() * self.risk_model.standard_error(X)
         inside = np.clip(p, 1e-12, 1 - 1e-12)
         bounds = {"lower": expit(logit(inside) - half), "upper": expit(logit(inside) + half)}
         return pd.DataFrame({"probability": p, **bounds}, index=X.index)
@@ -410,7 +412,7 @@ class AccountHealthPredictor(BaseMLModel):
     def health_waterfall(self, account_id: object, account_data: pd.DataFrame | None = None, **options: Any) -> bytes:
         """Draw what moved an account's risk away from the average one, by group of features, as PNG."""
         row = self._row(account_id, account_data, options)
-        return told.waterfall(self.explain(row), row)
+        return told.waterfall(self, row)
 
     def get_feature_importance(self) -> dict[str, float]:
         """Return the share of each feature in the model, in falling order."""

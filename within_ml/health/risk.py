@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
+from scipy.stats import t
 
 from within_ml.calibration.log_odds import LogOddsCalibrator
 from within_ml.ensemble.weights import simplex_weights
@@ -68,6 +69,15 @@ class RiskModel:
         ``logistic`` leaves the trees out.
     config : HealthConfig
 
+    Attributes
+    ----------
+    out_of_fold_ : array, shape (n,)
+        Log-odds before calibration of the rows of `fit`, by members that did not see their group; not saved.
+    weights_ : dict of str to float
+        What each member counts.
+    evidence_ : Evidence
+        Whether there was enough to fit members.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -98,7 +108,9 @@ class RiskModel:
         kept, share = thinned(y, group, self.config.max_rows, self.config.random_state)
         self.encoder_ = TableEncoder().fit(X)
         self.level_ = float(logit((w @ y + _LEVEL) / (w.sum() + 2 * _LEVEL)))
-        numbers, y, w, group = self.encoder_.transform(X.iloc[kept]), y[kept], w[kept] * share, group[kept]
+        every = self.encoder_.transform(X)
+        numbers, y, w, group = every[kept], y[kept], w[kept] * share, group[kept]
+        self.out_of_fold_ = np.full(len(X), self.level_)
         self.folds_: list[dict[str, Any]] = []
         self.members_: dict[str, Any] = {}
         self.weights_: dict[str, float] = {}
@@ -113,9 +125,15 @@ class RiskModel:
             return self
         folds = grouped_folds(y * (w > 0), group, min(self.config.folds, events, others), self.config.random_state)
         out = self._fit_folds(numbers, y, w, folds)
-        self._weigh(out, y, w / _repeats(y, w, group))
+        pooled = self._weigh(out, y, w / _repeats(y, w, group))
         self.members_ = self._fit_members(numbers, y, w, self.settings_)
         self.fold_of_ = dict(zip(labels[kept].tolist(), folds.tolist(), strict=True))
+        if len(kept) < len(every):
+            own = np.array([self.fold_of_.get(label, 0) for label in labels.tolist()], dtype=np.int64)
+            for fold, members in enumerate(self.folds_):
+                self.out_of_fold_[own == fold] = self._pooled(members, every[own == fold])
+        else:
+            self.out_of_fold_ = pooled
         return self
 
     def _fit_folds(self, X: FloatArray, y: FloatArray, w: FloatArray, folds: Integers) -> dict[str, FloatArray]:
@@ -127,11 +145,9 @@ class RiskModel:
         for fold in range(int(folds.max()) + 1):
             inside, outside = folds != fold, folds == fold
             fitted.append({})
-            before: AdditiveLogit | None = None
-            for ridge in RIDGES:
-                before = AdditiveLogit(ridge=ridge).fit(X[inside], y[inside], w[inside], start=before)
-                fitted[-1][ridge] = before
-                by_ridge[ridge][outside] = before.margin(X[outside])
+            for additive in AdditiveLogit.path(X[inside], y[inside], w[inside], ridges=RIDGES):
+                fitted[-1][additive.ridge] = additive
+                by_ridge[additive.ridge][outside] = additive.margin(X[outside])
             if self.kind is HealthModelType.BOOSTED:
                 model = self._boosted(y[inside], w[inside])
                 model.fit(X[inside], y[inside], w[inside], validation=(X[outside], y[outside], w[outside], None))
@@ -175,13 +191,14 @@ class RiskModel:
             random_state=self.config.random_state,
         )
 
-    def _weigh(self, out: Mapping[str, FloatArray], y: FloatArray, w: FloatArray) -> None:
-        """Weigh the members and fit the calibration on margins of rows they were not fitted on."""
+    def _weigh(self, out: Mapping[str, FloatArray], y: FloatArray, w: FloatArray) -> FloatArray:
+        """Weigh the members and fit the calibration on margins of rows they were not fitted on; return those."""
         margins = np.column_stack(list(out.values()))
         shares = simplex_weights(margins, y, w) if len(out) > 1 else np.ones(1)
         self.weights_ = dict(zip(out, shares.tolist(), strict=True))
-        self.out_of_fold_ = margins @ shares
-        self.calibrator_ = fit_calibrator(expit(self.out_of_fold_), y, w)
+        pooled: FloatArray = margins @ shares
+        self.calibrator_ = fit_calibrator(expit(pooled), y, w)
+        return pooled
 
     # ---- predicting
 
@@ -213,9 +230,31 @@ class RiskModel:
         found = [self._pooled(members, numbers) for members in self.folds_]
         return np.column_stack(found) if found else np.zeros((len(X), 0))
 
+    def member_margins(self, X: pd.DataFrame) -> FloatArray:
+        """Return the log-odds of each member alone, shape (n, members)."""
+        self._require_fitted()
+        numbers = self.encoder_.transform(X)
+        found = [_margin(name, member, numbers) for name, member in self.members_.items()]
+        return np.column_stack(found) if found else np.zeros((len(X), 0))
+
     def standard_error(self, X: pd.DataFrame) -> FloatArray:
-        """Return the jackknife's standard error of the log-odds, shape (n,)."""
-        return jackknife(self.fold_margins(X))
+        """Return the standard error of the log-odds, shape (n,): the jackknife's, and how far the members disagree."""
+        return np.hypot(jackknife(self.fold_margins(X)), self.disagreement(self.member_margins(X)))
+
+    def quantile(self) -> float:
+        """Return the quantile of an interval of ``confidence``: Student's t, whose degrees of freedom the folds are."""
+        return float(t.ppf(0.5 + self.config.confidence / 2, max(len(self.folds_) - 1, 2)))
+
+    def disagreement(self, margins: FloatArray) -> FloatArray:
+        """Return the weighted standard deviation of what the members say, shape (n, members) → (n,).
+
+        Models that fit the seen alike and differ where little was seen tell of what the jackknife of one cannot.
+        """
+        if margins.shape[1] < 2:
+            return np.zeros(len(margins))
+        weight = np.array(list(self.weights_.values()))
+        spread = margins - (margins @ weight)[:, None]
+        return np.asarray(np.sqrt((spread**2) @ weight), dtype=np.float64)
 
     def explain(self, X: pd.DataFrame) -> Contributions:
         """Return the exact SHAP values of the log-odds before calibration, by column of the table."""
@@ -254,8 +293,7 @@ class RiskModel:
         if not members:
             return np.full(len(numbers), self.level_)
         for name, member in members.items():
-            one: Callable[[FloatArray], FloatArray] = member.margin if name == "additive" else member.predict_margin
-            margin += self.weights_[name] * one(numbers)
+            margin += self.weights_[name] * _margin(name, member, numbers)
         return margin
 
     def _require_fitted(self) -> None:
@@ -309,6 +347,11 @@ class RiskModel:
             raise ModelFormatError(f"{folder} must hold a saved risk model; it does not ({error}).") from error
         model.members_, model.folds_ = (sets[0], sets[1:]) if sets else ({}, [])
         return model
+
+
+def _margin(name: str, member: Any, numbers: FloatArray) -> FloatArray:
+    found: FloatArray = member.margin(numbers) if name == "additive" else member.predict_margin(numbers)
+    return found
 
 
 def jackknife(margins: FloatArray) -> FloatArray:

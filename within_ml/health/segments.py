@@ -193,9 +193,12 @@ class Segmentation:
 
     def _means(self, points: FloatArray, k: int, start: FloatArray | None = None) -> IntArray:
         from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
 
         ways = {"n_init": 10} if start is None else {"init": start, "n_init": 1}
-        labels: IntArray = KMeans(k, random_state=self.random_state, **ways).fit(points).labels_
+        # Threads that wait for each other cost more than these few points.
+        with threadpool_limits(1):
+            labels: IntArray = KMeans(k, random_state=self.random_state, **ways).fit(points).labels_
         return labels
 
 

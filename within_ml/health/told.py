@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,6 @@ from within_ml.health.config import HORIZONS, RiskLevel
 from within_ml.health.explanation import Explanation, Factor, factors_json, factors_of
 from within_ml.health.history import GONE, LABEL, NO_HISTORY
 from within_ml.health.warnings import WARNED_DAYS
-from within_ml.health.wording import phrase
 
 if TYPE_CHECKING:
     from within_ml.health.predictor import AccountHealthPredictor
@@ -27,6 +27,7 @@ TOLD = ("engagement_trend", "spend_efficiency", "reach_saturation", "frequency",
 LEFT = Factor("presence", "the account has left", 0.0, 0.0, GONE, None, None)
 NEW = Factor("presence", "no performance yet: the risk of the average account", 0.0, 0.0, NO_HISTORY, None, None)
 NOTHING = "[]"
+LABEL_WIDTH, WATERFALL_FACTORS = 44, 8
 
 
 def health(model: AccountHealthPredictor, X: pd.DataFrame) -> pd.DataFrame:
@@ -105,12 +106,16 @@ def flags(X: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return gone, new & ~gone
 
 
-def waterfall(parts: Contributions, row: pd.DataFrame) -> bytes:
-    """Draw one row's parts by group of features, as PNG."""
+def waterfall(model: AccountHealthPredictor, row: pd.DataFrame) -> bytes:
+    """Draw one row's parts by group of features, each named by what its strongest feature says, as PNG."""
     from within_ml.explain.plots import waterfall_plot
 
-    grouped = parts.grouped({name: phrase(name).group for name in parts.names})
-    return waterfall_plot(grouped, row, 0)
+    parts = model.explain(row)
+    factors = factors_of(parts, row, model.typical_, model.risk_model.calibrated)[0]
+    names = [fill(factor.text.rsplit(": ", 1)[0], LABEL_WIDTH) for factor in factors]
+    values = [[factor.log_odds for factor in factors]]
+    said = Contributions.of(names, values, base=parts.base)
+    return waterfall_plot(said, pd.DataFrame(index=row.index), 0, max_features=WATERFALL_FACTORS)
 
 
 def binary(y: ArrayLike, rows: int) -> FloatArray:

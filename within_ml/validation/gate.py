@@ -5,8 +5,8 @@ It reads no registry and moves no alias; whoever asks writes the decision down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,31 +27,38 @@ class GateCriteria:
 
     Parameters
     ----------
-    min_rows, min_clicks, min_groups : int
-        Evidence without which nothing is decided; groups are campaigns.
+    min_rows, min_events, min_groups : int
+        Evidence without which nothing is decided.
     confidence : float
         One-sided confidence with which it must be better than each opponent.
     equal_within : float
         Predictions that differ by no more than this, on every row, are those of the same model.
     n_bootstrap, random_state : int
-        Of the bootstrap by campaign.
+        Of the bootstrap by group.
+    unit, event, group, subject : str
+        What the sentences call one unit of weight, what is predicted, what is resampled, and what a row is about.
     """
 
     min_rows: int = 200
-    min_clicks: int = 200
+    min_events: int = 200
     min_groups: int = 20
     confidence: float = 0.95
     equal_within: float = 1e-9
     n_bootstrap: int = 1000
     random_state: int = 0
+    unit: str = "impression"
+    event: str = "clicks"
+    group: str = "campaigns"
+    subject: str = "ads"
 
 
 @dataclass(frozen=True, slots=True)
 class GateComparison:
     """The challenger against one opponent on the same rows.
 
-    ``difference`` is the log-loss per impression of the challenger minus the opponent's, below 0 where the challenger
-    is better; ``upper`` its one-sided upper bound. Both are None where the opponent's predictions are not finite.
+    ``difference`` is the log-loss per unit of weight of the challenger minus the opponent's, below 0 where the
+    challenger is better; ``upper`` its one-sided upper bound. Both are None where the opponent's predictions are not
+    finite.
     """
 
     opponent: str
@@ -71,18 +78,33 @@ class GateDecision:
     comparisons: tuple[GateComparison, ...]
     n_rows: int
     n_groups: int
-    clicks: float
+    events: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values."""
         return {**asdict(self), "reasons": list(self.reasons), "comparisons": [asdict(c) for c in self.comparisons]}
 
 
+def joined(decisions: Sequence[GateDecision]) -> GateDecision:
+    """Return one decision of several about a challenger, each on its own rows: it needs the approval of all.
+
+    Counts are those of the decision with the most rows.
+    """
+    largest = max(decisions, key=lambda decision: decision.n_rows)
+    refusals = [reason for decision in decisions if not decision.approved for reason in decision.reasons]
+    return replace(
+        largest,
+        approved=not refusals,
+        reasons=tuple(refusals) or tuple(reason for decision in decisions for reason in decision.reasons),
+        comparisons=tuple(comparison for decision in decisions for comparison in decision.comparisons),
+    )
+
+
 class PromotionGate:
     """Decide whether a challenger may replace the champion.
 
     It must predict a finite, not constant rate on enough rows, and its log-loss must be below that of the champion and
-    of every baseline, each with one-sided confidence by a paired bootstrap of campaigns. The first model has only the
+    of every baseline, each with one-sided confidence by a paired bootstrap of groups. The first model has only the
     baselines to beat. A champion that predicts NaN counts as beaten.
 
     Examples
@@ -118,7 +140,7 @@ class PromotionGate:
         baseline_preds : mapping of str to array-like, shape (n,)
             Predicted rates by baseline.
         y, sample_weight, groups : array-like, shape (n,)
-            Observed rates, impressions, campaigns.
+            Observed rates, their weights and groups: for clicks, impressions and campaigns.
 
         Raises
         ------
@@ -136,7 +158,7 @@ class PromotionGate:
         bootstrap = ClusterBootstrap(
             groups, n_bootstrap=self.criteria.n_bootstrap, random_state=self.criteria.random_state
         )
-        refusals = self._evidence(rate, weight, bootstrap.n_groups) + _soundness(challenger)
+        refusals = self._evidence(rate, weight, bootstrap.n_groups) + _soundness(challenger, self.criteria.subject)
         comparisons: tuple[GateComparison, ...] = ()
         if not refusals:
             comparisons = tuple(self._compare(n, challenger, p, rate, weight, bootstrap) for n, p in opponents.items())
@@ -145,22 +167,22 @@ class PromotionGate:
                 for comparison in comparisons
                 if (reason := self._refusal(comparison, challenger, opponents[comparison.opponent]))
             ]
-        approvals = [_approval(comparison) for comparison in comparisons]
+        approvals = [_approval(comparison, self.criteria.unit) for comparison in comparisons]
         return GateDecision(
             approved=not refusals,
             reasons=tuple(refusals or approvals or ["There is nothing to be compared with."]),
             comparisons=comparisons,
             n_rows=rate.size,
             n_groups=bootstrap.n_groups,
-            clicks=float(weight @ rate),
+            events=float(weight @ rate),
         )
 
     def _evidence(self, rate: FloatArray, weight: FloatArray, n_groups: int) -> list[str]:
         criteria = self.criteria
         counts = (
             ("rows", rate.size, criteria.min_rows),
-            ("clicks", round(float(weight @ rate)), criteria.min_clicks),
-            ("campaigns", n_groups, criteria.min_groups),
+            (criteria.event, round(float(weight @ rate)), criteria.min_events),
+            (criteria.group, n_groups, criteria.min_groups),
         )
         return [
             f"Too few {what} to decide: at least {least} are required, however: {count}."
@@ -188,7 +210,7 @@ class PromotionGate:
         return GateComparison(name, own_mean, other_mean, own_mean - other_mean, upper, beaten=upper < 0)
 
     def _refusal(self, comparison: GateComparison, challenger: FloatArray, opponent: FloatArray) -> str | None:
-        name = comparison.opponent
+        name, unit = comparison.opponent, self.criteria.unit
         if comparison.difference is None or comparison.upper is None:
             return None
         if np.abs(challenger - opponent).max() <= self.criteria.equal_within:
@@ -196,9 +218,9 @@ class PromotionGate:
         if comparison.beaten:
             return None
         if comparison.difference >= 0:
-            return f"Not better than {name}: log-loss per impression is {comparison.difference:+.2g} above it."
+            return f"Not better than {name}: log-loss per {unit} is {comparison.difference:+.2g} above it."
         return (
-            f"Not surely better than {name}: log-loss per impression is {-comparison.difference:.2g} lower, but the "
+            f"Not surely better than {name}: log-loss per {unit} is {-comparison.difference:.2g} lower, but the "
             f"{self.criteria.confidence:.0%} bound of the difference is {comparison.upper:+.2g}."
         )
 
@@ -207,16 +229,16 @@ def _are_rates(p: FloatArray) -> NDArray[np.bool_]:
     return (p >= 0) & (p <= 1)
 
 
-def _soundness(p: FloatArray) -> list[str]:
+def _soundness(p: FloatArray, subject: str) -> list[str]:
     wrong = ~_are_rates(p)
     if wrong.any():
         return [f"Predictions must be rates in [0, 1], however: {wrong.sum()} of {p.size} are NaN or outside."]
     if p.size and np.ptp(p) <= 1e-6 * p.max():
-        return [f"Predictions must differ between ads, however: all are {p[0]:.6g}."]
+        return [f"Predictions must differ between {subject}, however: all are {p[0]:.6g}."]
     return []
 
 
-def _approval(comparison: GateComparison) -> str:
+def _approval(comparison: GateComparison, unit: str) -> str:
     if comparison.difference is None:
         return f"The predictions of {comparison.opponent} are not finite, so it counts as beaten."
-    return f"Better than {comparison.opponent}: log-loss per impression lower by {-comparison.difference:.2g}."
+    return f"Better than {comparison.opponent}: log-loss per {unit} lower by {-comparison.difference:.2g}."

@@ -30,8 +30,8 @@ def health(fitted, agency):
 
 class TestHealth:
     def test_it_has_the_columns_of_the_table(self, health):
-        lineage = {"model_version", "run_id"}
-        wanted = [column.name for column in ACCOUNT_HEALTH.columns if column.name not in lineage]
+        added_later = {"bad_anomalies_7d", "model_version", "run_id"}
+        wanted = [column.name for column in ACCOUNT_HEALTH.columns if column.name not in added_later]
 
         assert set(health.columns) == set(wanted)
         assert not health.duplicated(["account_id", "date"]).any()
@@ -158,6 +158,7 @@ class TestTable:
         model, table, _ = of_table
 
         assert model.risk_.encoder_.left_out_ == ["customer_id", "empty"]
+        assert np.array_equal(model.predict(table.drop(columns=["customer_id", "empty"])), model.predict(table))
         strange = table.assign(customer_id="x", contract="never seen", charges=np.nan, empty=5.0)
         assert np.isfinite(model.predict(strange)).all()
 
@@ -199,6 +200,43 @@ class TestTable:
 
         assert np.isfinite(p).all()
         assert abs(p.mean() - y.mean()) < 0.1
+
+
+class TestForms:
+    def test_ids_may_be_numbers_and_dates_texts(self, agency):
+        daily, accounts = agency
+        numbered = daily.assign(account_id=daily["account_id"].str[1:].astype(int), date=daily["date"].astype(str))
+        clients = accounts.assign(account_id=accounts["account_id"].str[1:].astype(int))
+        model = AccountHealthPredictor(model_type="logistic", config=SMALL).fit(numbered, accounts=clients)
+        found = model.predict_health(numbered, accounts=clients)
+
+        assert found["account_id"].tolist() == list(range(24))
+        assert model.get_contributing_factors(7).account_id == "7"
+
+    def test_a_table_is_explained_by_its_ids_or_rows(self, of_table):
+        model, table, _ = of_table
+        named = table.assign(account_id=table["customer_id"])
+        told = model.get_contributing_factors("c-00007", named)
+        model.predict_churn_risk(table)
+
+        assert told.base + sum(factor.log_odds for factor in told.factors) == pytest.approx(told.log_odds, abs=1e-4)
+        assert model.get_contributing_factors(7).factors == told.factors
+        assert model.recommend_actions(7) == ()
+
+    def test_features_of_the_lake_are_learned_from(self, agency):
+        daily, accounts = agency
+        days = daily[["account_id", "date"]]
+        known = days.assign(account_spend_pacing=1.0 + np.arange(len(days)) % 3, currency="USD")
+        model = AccountHealthPredictor(model_type="logistic", config=SMALL)
+        model.fit(daily, accounts=accounts, account_features=known)
+        found = model.predict_health(daily, accounts=accounts, account_features=known)
+
+        assert "account_spend_pacing" in model.feature_names
+        assert np.isfinite(found["health_score"]).all()
+        with pytest.raises(InputError, match="one row per account and date"):
+            model.predict_health(daily, accounts=accounts, account_features=pd.concat([known, known]))
+        with pytest.raises(InputError, match="one row per account_id"):
+            model.predict_health(daily, accounts=pd.concat([accounts, accounts]))
 
 
 class TestTrainingRows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from within_ml.errors import InputError
+from within_ml.lake.simulation.bursts import bursts_table, plan_bursts
 from within_ml.lake.simulation.config import SimulationConfig
 from within_ml.lake.simulation.events import plan_drift, plant_anomalies
 from within_ml.lake.simulation.leaving import (
@@ -66,6 +68,8 @@ class Agency:
     hazards : pyarrow.Table
         Truth with ``churn_model="hazard"``: each account's weekly hazard of leaving and what drives it,
         `HAZARD_SCHEMA`; otherwise empty.
+    bursts : pyarrow.Table
+        Truth: topics that burst, `BURST_SCHEMA`.
 
     Examples
     --------
@@ -85,6 +89,7 @@ class Agency:
     process: Process
     names: Names
     hazards: pa.Table
+    bursts: pa.Table
 
     @property
     def drift_date(self) -> date:
@@ -227,12 +232,13 @@ def simulate(config: SimulationConfig | None = None) -> Agency:
         process=process,
         names=names,
         hazards=_hazards(world, names, leaving),
+        bursts=bursts_table(process.bursts, partial(dates, world)),
     )
 
 
 def _process(world: World) -> tuple[Process, Leaving | None]:
     """Plan the days, and who leaves if that follows from them."""
-    process = Process(world, plant_anomalies(world), plan_drift(world.config))
+    process = Process(world, plant_anomalies(world), plan_drift(world.config), bursts=plan_bursts(world))
     if world.config.churn_model == "planned":
         return process, None
     process = replace(process, fortunes=plan_fortunes(world.config))

@@ -87,6 +87,9 @@ class SimulationConfig:
     churn_model : str
         One of `CHURN_MODELS`. With ``"hazard"`` accounts have ups and downs and leave by what `leaving` says;
         ``churn_share`` and ``false_alarm_share`` then count for nothing.
+    bursts : int
+        Topics of headlines whose ads are clicked more for some weeks, in all accounts; fewer where too few ads have
+        one. 0 for none.
 
     Raises
     ------
@@ -124,6 +127,7 @@ class SimulationConfig:
     fatigue: float = 0.20
     max_images: int = 500
     churn_model: str = "planned"
+    bursts: int = 0
 
     def __post_init__(self) -> None:
         _require_date("start_date", self.start_date)
@@ -184,7 +188,7 @@ class SimulationConfig:
         return hashlib.sha256(self.as_json().encode()).hexdigest()
 
 
-_LATER_OPTIONS: dict[str, object] = {"churn_model": "planned"}
+_LATER_OPTIONS: dict[str, object] = {"churn_model": "planned", "bursts": 0}
 
 _WHOLE = (
     ("accounts", 1, MAX_ACCOUNTS),
@@ -195,6 +199,7 @@ _WHOLE = (
     ("regions_per_campaign", 1, REGIONS),
     ("anomalies", 0, 100_000),
     ("max_images", 1, 100_000),
+    ("bursts", 0, 1000),
 )
 
 _REAL = (

@@ -7,7 +7,7 @@ day, so that days can be drawn in any order and in chunks of any size. The true 
                + region + weekday + season + fatigue(age) + decline + drift + daily noise        (by day)
 
 times the factor of an anomaly; clicks are binomial given impressions. Where accounts have fortunes, those shift ctr,
-cvr, cost and volume too.
+cvr, cost and volume too; where topics burst, the ctr of their ads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from within_ml.lake.simulation import vocabulary as words
+from within_ml.lake.simulation.bursts import Burst, burst_effect
 from within_ml.lake.simulation.config import stream
 from within_ml.lake.simulation.events import (
     DECLINE_CTR,
@@ -91,6 +92,7 @@ class Process:
     anomalies: tuple[Anomaly, ...]
     drift: Drift
     fortunes: Fortunes | None = None
+    bursts: tuple[Burst, ...] = ()
 
     def cells(self, day: int) -> Cells:
         """Return who was shown where how often on a day, and at what true rates."""
@@ -183,6 +185,8 @@ class Process:
         if day >= self.drift.day:
             logit += self.drift.platform[world.campaigns.platform[campaign]]
             logit += self.drift.theme[world.creatives.theme[live]]
+        if self.bursts:
+            logit += burst_effect(self.bursts, live, day)
         return np.asarray(logit, dtype=np.float64)
 
     def _cvr_logit(self, live: Ints, day: int) -> Floats:

@@ -99,7 +99,7 @@ def write_truth(
 
     The folder gets ``true_ctr/true_ctr_<first>_<last>.parquet``, ``anomalies.parquet``, ``churn.parquet``,
     ``effects.parquet`` and ``truth.json`` (configuration, drift date, delay of conversions); with
-    ``churn_model="hazard"`` also ``hazards.parquet``.
+    ``churn_model="hazard"`` also ``hazards.parquet``, with bursts ``bursts.parquet``.
 
     Raises
     ------
@@ -114,6 +114,8 @@ def write_truth(
     tables = {"anomalies": agency.anomalies, "churn": agency.churn, "effects": agency.effects}
     if agency.config.churn_model == "hazard":
         tables["hazards"] = agency.hazards
+    if agency.config.bursts:
+        tables["bursts"] = agency.bursts
     files = [_write_one(agency, folder / f"{name}.parquet", table) for name, table in tables.items()]
     files.append(_write_summary(agency, folder / "truth.json"))
     config = agency.config
