@@ -179,7 +179,7 @@ class AccountHealthPredictor(BaseMLModel):
         outcome = told.binary(y, len(X))
         weight = checked_weight(sample_weight, len(X))
         groups = X["account_id"].astype(str).to_numpy() if "account_id" in X.columns else None
-        # Beside an account's id these are its day and what became of it; in any other table they are columns like others.
+        # Beside an account's id these are its day and what became of it; elsewhere they are columns like others.
         beside = [name for name in told.NO_FEATURES if name in X.columns and groups is not None]
         features = self._chosen(X.drop(columns=beside))
         self.risk_ = RiskModel(self.kind, self.config).fit(features, outcome, weight, groups)
