@@ -51,6 +51,9 @@ _OTHER_PRIOR = 4.0
 Of descriptions that mean the same cells the one with the least is told: an account's only campaign as the campaign.
 """
 
+_ENOUGH_GAIN = 3.0
+"""Log-likelihood that a cause must gain over an ordinary day to be told before campaigns that began or ended."""
+
 _MIN_SHARE, _ENOUGH_SHARE, _MAX_ELEMENTS = 0.10, 0.67, 5
 """Adtributor's thresholds: an element must explain a tenth, and two thirds are enough (section 5.1 of the paper)."""
 
@@ -107,7 +110,8 @@ def root_causes(
     Per dimension Adtributor proposes sets: elements by falling surprise, each explaining at least a tenth of the change
     (Bhagwan et al., NSDI 2014). Across dimensions the paper ranks by surprise, which favours dimensions of many
     elements and cannot say "everything"; here the set is first whose elements, all changed by one factor and the rest
-    left as it was, describe the finest cells best, at a cost per element.
+    left as it was, describe the finest cells best, at a cost per element. Campaigns that began or ended were planned to:
+    they are told first only where nothing else happened.
 
     Parameters
     ----------
@@ -148,7 +152,10 @@ def root_causes(
     proposals = [_Proposal(cells.cost(whole, 0, 0), WHOLE_ACCOUNT, np.empty(0, dtype=np.int64), whole)]
     for number in range(len(change.dimensions)):
         proposals += _best_set(change, cells, number)
-    return tuple(_told(change, proposal) for proposal in _ranked(proposals))
+    ranked = _ranked(proposals)
+    gain = cells.ordinary_cost() - ranked[0].cost - ranked[0].prior
+    ranked[int(gain > _ENOUGH_GAIN) : 0] = _come_or_gone(change, cells)
+    return tuple(_told(change, proposal) for proposal in ranked)
 
 
 def to_json(causes: Iterable[Cause]) -> str:
@@ -187,7 +194,8 @@ def _best_set(change: _Change, cells: Cells, number: int) -> list[_Proposal]:
     """Return the best set of one dimension, or none if no element explains enough."""
     codes, names = change.codes[number], change.names[number]
     shares, surprise, _ = _judged(change, codes, len(names))
-    enough = np.flatnonzero(shares > _MIN_SHARE)
+    went_on = np.bincount(codes, cells.counted, minlength=len(names)) > 0
+    enough = np.flatnonzero((shares > _MIN_SHARE) & went_on)
     order = enough[np.lexsort((enough, -shares[enough], -surprise[enough]))][:_MAX_ELEMENTS]
     tried = [order[:size] for size in range(2, order.size + 1)]
     # All elements of a dimension are the whole account, unless it has but one.
@@ -198,6 +206,19 @@ def _best_set(change: _Change, cells: Cells, number: int) -> list[_Proposal]:
         cost = cells.cost(inside, len(chosen), len(names))
         proposals.append(_Proposal(cost, change.dimensions[number], chosen, inside))
     return [min(proposals, key=lambda p: p.cost)] if proposals else []
+
+
+def _come_or_gone(change: _Change, cells: Cells) -> list[_Proposal]:
+    """Return the campaigns that began or ended and explain enough: planned, and so told after what happened to others."""
+    if cells.counted.all() or "campaign_id" not in change.dimensions:
+        return []
+    number = change.dimensions.index("campaign_id")
+    codes, names = change.codes[number], change.names[number]
+    shares, _, _ = _judged(change, codes, len(names))
+    moved = np.bincount(codes, cells.counted, minlength=len(names)) == 0
+    chosen = np.flatnonzero(moved & (shares > _MIN_SHARE))
+    chosen = chosen[np.argsort(-shares[chosen], kind="stable")][:_MAX_ELEMENTS]
+    return [_Proposal(0.0, "campaign_id", chosen, np.isin(codes, chosen))] if chosen.size else []
 
 
 def _judged(change: _Change, codes: Codes, count: int) -> tuple[FloatArray, FloatArray, Parts]:
