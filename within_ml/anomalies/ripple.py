@@ -21,8 +21,8 @@ _COUNT_SPREAD, _RATE_SPREAD = 0.25, 0.10
 _COUNT_SHIFT, _RATE_SHIFT = 0.30, 0.20
 """Ordinary relative shift of all that is not the cause, as on another weekday (standard deviation of the log)."""
 
-_COUNT_WEIGHT = 0.25
-"""Cells of one ad rise and fall together in volume: so many independent ones is each worth."""
+_COUNT_WEIGHT = 0.5
+"""Cells of one campaign rise and fall together in volume: so many independent ones is each worth."""
 
 _ELEMENT_COST = 3.0
 """Log-likelihood that each element of a set after the first must gain, beyond its choice."""
