@@ -10,6 +10,7 @@ from within_ml.errors import InputError, shown
 from within_ml.lake.landing import PERFORMANCE, unfinished_files
 from within_ml.lake.landing import TABLE as LEDGER
 from within_ml.lake.store import LakeStore
+from within_ml.registry.promotion import CHAMPION
 from within_pipelines.runs import Progress, Runner, Selection
 
 NARROWED = (
@@ -19,10 +20,14 @@ NARROWED = (
     "ad_score_analysis",
     "published_scores",
     "published_analysis",
+    "account_health",
+    "published_health",
 )
 """Assets of which a backfill can replace single accounts' or campaigns' rows."""
 
-_NO_CAMPAIGNS = "account_features"
+_NO_CAMPAIGNS = ("account_features", "account_health", "published_health")
+_MODELS = ("ad_scores", "account_health")
+"""Assets whose model can be chosen."""
 
 
 def backfill_config(
@@ -42,13 +47,18 @@ def backfill_config(
             f"--account and --campaign narrow {', '.join(NARROWED)}, however {shown(fixed)} was selected too; "
             "select only the former."
         )
-    if campaigns and _NO_CAMPAIGNS in chosen:
-        raise InputError(f"{_NO_CAMPAIGNS} has one row per account, however --campaign was given; select it without.")
+    whole = [name for name in chosen if name in _NO_CAMPAIGNS]
+    if campaigns and whole:
+        raise InputError(f"{whole[0]} has one row per account, however --campaign was given; select it without.")
     narrowing = {"accounts": list(accounts), "campaigns": list(campaigns)}
     config: dict[str, dict[str, Any]] = {name: dict(narrowing) for name in chosen if name in NARROWED}
-    if "ad_scores" in config:
-        # All runs of this backfill share the models that its first run resolves.
-        config["ad_scores"] |= {"model": model, "backfill_id": f"{first}-{uuid.uuid4()}"}
+    # A number is a version of one product: of the ad score, where both are made.
+    numbered = next((name for name in _MODELS if name in config), "")
+    for name in _MODELS:
+        if name in config:
+            # All runs of this backfill share the models that its first run resolves.
+            selector = model if name == numbered or not model.isdigit() else CHAMPION
+            config[name] |= {"model": selector, "backfill_id": f"{first}-{uuid.uuid4()}"}
     return config
 
 

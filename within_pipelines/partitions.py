@@ -5,8 +5,9 @@ The partition key is the only clock of the pipelines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
+from itertools import groupby
 
 import dagster as dg
 
@@ -50,6 +51,29 @@ def monday_on_or_after(day: date) -> date:
 def days(keys: Sequence[str]) -> list[date]:
     """The days of partition keys, in order."""
     return sorted(date.fromisoformat(key) for key in keys)
+
+
+def history_start(day: date, months: int) -> date:
+    """First of the month so many months before a day's: where the history begins that the day is judged by.
+
+    All days of a month share it, so that a night and a range of days read the same history and tell the same.
+
+    >>> history_start(date(2024, 3, 31), 4)
+    datetime.date(2023, 11, 1)
+    """
+    first = day.year * 12 + day.month - 1 - months
+    return date(first // 12, first % 12 + 1, 1)
+
+
+def by_history(wanted: Sequence[date], months: int) -> Iterator[tuple[date, list[date]]]:
+    """Days in order, cut where their history begins on another day, with that day."""
+    for start, group in groupby(wanted, lambda day: history_start(day, months)):
+        yield start, list(group)
+
+
+def history_mapping(months: int) -> dg.TimeWindowPartitionMapping:
+    """All days that the history of a day can have."""
+    return dg.TimeWindowPartitionMapping(start_offset=-31 * (months + 1), allow_nonexistent_upstream_partitions=True)
 
 
 _SETTINGS = load_settings()

@@ -10,6 +10,7 @@ import http.client
 import json
 import logging
 import urllib.request
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,16 @@ class TrainingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     max_rows: int = Field(description="Rows above which the history is sampled")
 
 
+class ReportResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folder of pictures and reports for people."""
+
+    root: str = Field(description="Folder with one subfolder per table, and in it one per day")
+
+    def folder(self, table: str, day: date) -> Path:
+        """Folder of a table's day; it is made when something is written."""
+        return Path(self.root) / table / day.isoformat()
+
+
 class AlertResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where alerts go: the log, and a webhook if one is set."""
 
@@ -199,4 +210,5 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "features": FeatureResource(memory=settings.feature_memory),
         "training": TrainingResource(days=settings.training_days, max_rows=settings.training_rows),
         "alerts": AlertResource(webhook=None),
+        "reports": ReportResource(root=str(settings.reports)),
     }

@@ -28,6 +28,7 @@ from within_ml.ensemble import CalibratedEnsemble
 from within_ml.explain.similar import SimilarAds, similar_json
 from within_ml.features.multimodal import MultiModalFeatureExtractor
 from within_ml.features.text_score import TextScore
+from within_ml.health import AccountHealthPredictor
 from within_ml.lake.simulation.tables import regions_table
 from within_ml.models.audience import AudienceMatch
 from within_ml.models.boosted import BoostedRate
@@ -214,6 +215,19 @@ def _ad_score(kind: ScoreModelType) -> Case:
     )
 
 
+def _customers(X: pd.DataFrame) -> pd.DataFrame:
+    """The rows as a table of customers; whose account it is stays a category like any other."""
+    wanted = {*NUMBERS, "platform", "account_id", "region", "surprise"}
+    return X[[name for name in X.columns if name in wanted]].rename(columns={"account_id": "account"})
+
+
+def _fit_health(model: AccountHealthPredictor, X: pd.DataFrame, y: Any, w: Any) -> AccountHealthPredictor:
+    # Outcomes are yes or no: the middle rate tells them apart; what is no rate stays what it is.
+    rates = np.asarray(y, dtype=float)
+    outcomes = np.where((rates >= 0) & (rates <= 1), rates > np.nanmedian(rates), rates)
+    return model.fit(_customers(X), outcomes, sample_weight=w)
+
+
 CASES: dict[str, Case] = {
     "SplineCalibrator": _calibrator(SplineCalibrator),
     "SplineCalibrator of few knots": _calibrator(lambda: SplineCalibrator(n_knots=4, min_clicks=1.0)),
@@ -306,6 +320,16 @@ CASES: dict[str, Case] = {
         _similar,
         gaps=("headline",),
         categories=("headline", "account_id", "platform", "campaign_id", "ad_id"),
+    ),
+    "AccountHealthPredictor of a table": Case(
+        lambda: AccountHealthPredictor(config={"n_estimators": 20, "n_threads": 1}),
+        _fit_health,
+        lambda model, X: model.predict(_customers(X)),
+        gaps=(*GAPS, "region"),
+        categories=("platform", "account_id", "region"),
+        save=lambda model, folder: model.save(folder / "model"),
+        load=lambda folder: AccountHealthPredictor.load(folder / "model"),
+        exempt={ONE_CLASS: "refuses a table with one outcome, with a message: nothing tells its rows apart"},
     ),
     **{f"AdScorePredictor of {kind}": _ad_score(kind) for kind in ScoreModelType},
 }

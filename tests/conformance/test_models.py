@@ -11,6 +11,7 @@ import pytest
 from within_ml.ad_score import AdScorePredictor
 from within_ml.base import BaseMLModel, ModelType
 from within_ml.errors import InputError, ModelFormatError, NotFittedError
+from within_ml.health import AccountHealthPredictor
 from within_ml.model_folder import NATIVE_SUFFIXES, read_metadata
 
 
@@ -37,7 +38,27 @@ def ad_rows(n=240):
     return frame, rng.binomial(impressions, rate) / impressions, impressions
 
 
-MODELS = {ModelType.AD_SCORE: (lambda: AdScorePredictor({"n_estimators": 20, "n_threads": 1}), ad_rows)}
+def account_rows(n=240):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "account_id": np.repeat([f"a{i}" for i in range(n // 6)], 6),
+            "date": np.tile(pd.date_range("2024-01-07", periods=6, freq="7D"), n // 6),
+            "industry": rng.choice(["retail", "travel"], n),
+            "ctr_7d_vs_28d": rng.normal(0, 0.3, n),
+            "creative_refresh": np.where(rng.random(n) < 0.2, np.nan, rng.random(n)),
+        }
+    )
+    y = (rng.random(n) < 1 / (1 + np.exp(1 + 4 * frame["ctr_7d_vs_28d"]))).astype(float)
+    return frame, y.to_numpy(), rng.integers(1, 3, n).astype(float)
+
+
+MODELS = {
+    ModelType.AD_SCORE: (lambda: AdScorePredictor({"n_estimators": 20, "n_threads": 1}), ad_rows),
+    ModelType.ACCOUNT_HEALTH: (
+        lambda: AccountHealthPredictor(config={"n_estimators": 20, "n_threads": 1}), account_rows,
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(MODELS))

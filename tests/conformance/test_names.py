@@ -10,6 +10,7 @@ from within_ml.calibration.hierarchical import HierarchicalCalibrator
 from within_ml.calibration.spline import SplineCalibrator
 from within_ml.ensemble import CalibratedEnsemble
 from within_ml.features.multimodal import MultiModalFeatureExtractor
+from within_ml.health import AccountHealthPredictor
 from within_ml.models.ad_nn import AdPredictorNN
 from within_ml.models.dynamic_linear import DynamicLinear
 from within_ml.models.layers.adaptive_dropout import AdaptiveDropout
@@ -18,6 +19,7 @@ from within_ml.models.layers.quantum_noise import QuantumNoiseLayer
 
 POSITIONS = {
     AdScorePredictor: "feature_config model_type calibration explainable uncertainty",
+    AccountHealthPredictor: "indicators risk_thresholds time_window model_type",
     HierarchicalCalibrator: "hierarchy_levels calibration_method smoothing max_iter",
     GeospatialCalibrator: "geo_level smoothing_neighbors min_samples_per_region fallback_strategy",
     CalibratedEnsemble: "base_models weights calibration_method aggregation_method",
@@ -34,6 +36,7 @@ METHODS = {
     HierarchicalCalibrator: "fit transform fit_transform get_calibration_mapping",
     GeospatialCalibrator: "fit transform get_region_factors plot_region_map region_map_png",
     AdScorePredictor: "fit predict predict_with_intervals explain update get_feature_importance",
+    AccountHealthPredictor: "fit predict_health predict_churn_risk get_contributing_factors recommend_actions predict",
     CalibratedEnsemble: "fit predict calibrate add_model remove_model get_model_weights",
     DynamicLinear: "fit fit_incremental predict get_coefficients sparsify reset_features",
     AdPredictorNN: "forward feature_extraction attention_weights quantize fuse_bn",

@@ -32,6 +32,7 @@ from within_pipelines.resources import (
     LandingResource,
     PostgresResource,
     RegistryResource,
+    ReportResource,
     TrainingResource,
     build_resources,
 )
@@ -140,6 +141,7 @@ def deploy(root: Path, urls: DatabaseUrls, instance: dg.DagsterInstance, *, days
         "features": FeatureResource(memory="1GB"),
         "training": TrainingResource(days=days, max_rows=500_000),
         "alerts": AlertResource(),
+        "reports": ReportResource(root=str(root / "state" / "reports")),
     }
     return Deployment(root, urls, instance, resources)
 

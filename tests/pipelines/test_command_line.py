@@ -253,7 +253,7 @@ def test_files_and_names_that_do_not_exist(shell):
             "--account must name accounts in the lake ('kunde'), however 'nobody' came",
         ),
         (
-            ["backfill", "--select", "scoring", "--from", "2024-03-01", "--to", "2024-03-01", "--campaign", "[/]"],
+            ["backfill", "--select", "ad_scores", "--from", "2024-03-01", "--to", "2024-03-01", "--campaign", "[/]"],
             "'[/]' came",
         ),
         (
@@ -261,7 +261,7 @@ def test_files_and_names_that_do_not_exist(shell):
             "select only the former",
         ),
         (
-            ["backfill", "--select", "scoring", "--from", "2024-03-01", "--to", "2024-03-01", "--model", "7"],
+            ["backfill", "--select", "ad_scores", "--from", "2024-03-01", "--to", "2024-03-01", "--model", "7"],
             "ad_features must have a partition for each expected day",
         ),
         (["promote", "ad_score", "99", "--reason", "x"], "there is no '99'"),

@@ -28,8 +28,11 @@ GROUPS = {
     "features": {"ad_content", "image_content", "ad_features", "account_features"},
     "training": {
         "ad_training_set", "ad_score_model", "ad_score_calibration", "ad_score_evaluation", "ad_score_champion",
+        "account_health_model", "account_health_evaluation", "account_health_champion",
     },
-    "scoring": {"ad_scores"},
+    "scoring": {"ad_scores", "account_health", "account_segments", "anomalies", "trending_topics"},
+    "monitoring": {"feature_drift", "prediction_drift"},
+    "publishing": {"published_scores", "published_health", "published_anomalies"},
 }  # fmt: skip
 
 

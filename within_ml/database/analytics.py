@@ -59,6 +59,7 @@ class AdAccountHealthModel(Base):
     frequency: Mapped[float | None] = mapped_column(Double)
     fatigue: Mapped[float | None] = mapped_column(Double)
     segment: Mapped[str | None] = mapped_column(Text)
+    bad_anomalies_7d: Mapped[int | None] = mapped_column(BigInteger)
     early_warning: Mapped[bool] = mapped_column(Boolean)
     contributing_factors: Mapped[str] = mapped_column(Text)
     recommended_actions: Mapped[str] = mapped_column(Text)

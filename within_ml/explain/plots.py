@@ -80,8 +80,13 @@ def _explanation(contributions: Contributions, X: pd.DataFrame) -> Any:
     for column, name in enumerate(contributions.names):
         if name in X.columns and pd.api.types.is_numeric_dtype(X[name]):
             data[:, column] = X[name].to_numpy(np.float64, na_value=np.nan)
+    # Parts that are no columns have names alone.
+    known = any(name in X.columns for name in contributions.names)
     return shap.Explanation(
-        contributions.values, base_values=contributions.base, data=data, feature_names=list(contributions.names)
+        contributions.values,
+        base_values=contributions.base,
+        data=data if known else None,
+        feature_names=list(contributions.names),
     )
 
 

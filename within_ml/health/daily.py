@@ -86,7 +86,7 @@ def checked(performance: pd.DataFrame) -> pd.DataFrame:
 def as_days(table: str, dates: pd.Series) -> NDArray[np.datetime64]:
     """Return dates, timestamps or ISO texts as days, ``datetime64[D]``; one that is null or unreadable is an error."""
     try:
-        days = pd.to_datetime(dates)
+        days = pd.to_datetime(dates, format="ISO8601")
     except (ValueError, TypeError) as error:
         raise InputError(f"date of {table} must hold dates; {error}") from error
     if days.isna().any():

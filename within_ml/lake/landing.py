@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from within_ml.errors import LakeError, SourceError, WithinError, shown
 from within_ml.lake.audit import Audit, audit, check_share
+from within_ml.lake.changes import changed_accounts
 from within_ml.lake.contracts import CONTRACTS, Contract
 from within_ml.lake.images import copy_images
 from within_ml.lake.quarantine import quarantine, without_keys
@@ -304,12 +305,16 @@ def unfinished_files(store: LakeStore) -> list[Registered]:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What became of one table: the commit, rows in quarantine and counts per reason."""
+    """What became of one table: the commit, rows in quarantine and counts per reason.
+
+    ``changed`` has the accounts whose rows differ from before, for each day that was there; a new day is not in it.
+    """
 
     commit: Commit
     rejected: int
     reasons: Mapping[str, int]
     files: tuple[str, ...]
+    changed: Mapping[date, tuple[str, ...]] = field(default_factory=dict)
 
 
 def ingest_days(store: LakeStore, zone: LandingZone, days: Sequence[date], *, run_id: str) -> Ingested:
@@ -337,6 +342,8 @@ def ingest_days(store: LakeStore, zone: LandingZone, days: Sequence[date], *, ru
     audits = [result for _, result in found]
     _check_days(audits, contract)
     count = _quarantined(store, PERFORMANCE, [_rejected(result, file) for file, result in found], days, run_id)
+    known = set(store.dates(PERFORMANCE, wanted[0], wanted[-1])).intersection(wanted)
+    changed = {d: tuple(sorted(pc.unique(partitions[d]["account_id"]).to_pylist())) for d in known}
 
     def others(present: pa.Table) -> pa.Table:
         """Rows of files that do not cover the day any more stay, unless a covering file tells the same key."""
@@ -345,10 +352,13 @@ def ingest_days(store: LakeStore, zone: LandingZone, days: Sequence[date], *, ru
         day = present["date"][0].as_py()
         owned = pa.array([f.path for f in covering if f.covers(day)], pa.string())
         kept = present.filter(pc.invert(pc.fill_null(pc.is_in(present["source_file"], owned), False)))
-        return without_keys(kept, partitions[day], contract.key)
+        kept = without_keys(kept, partitions[day], contract.key)
+        after = pa.concat_tables([kept, partitions[day]], promote_options="permissive")
+        changed[day] = changed_accounts(present, after, contract)
+        return kept
 
     commit = store.replace(PERFORMANCE, partitions, run_id=run_id, keep=others)
-    return Ingested(commit, count, _summed(audits), tuple(f.path for f in covering))
+    return Ingested(commit, count, _summed(audits), tuple(f.path for f in covering), changed)
 
 
 def _audited(zone: LandingZone, file: Registered, days: Sequence[date]) -> Iterator[Audit]:

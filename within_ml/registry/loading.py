@@ -15,6 +15,8 @@ from within_ml.model_folder import read_metadata
 
 _MODEL_CLASSES: dict[str, str | type[BaseMLModel]] = {
     ModelType.AD_SCORE.value: "within_ml.ad_score:AdScorePredictor",
+    ModelType.ACCOUNT_HEALTH.value: "within_ml.health:AccountHealthPredictor",
+    ModelType.ANOMALY_DETECTOR.value: "within_ml.anomalies:AnomalyDetector",
 }
 
 

@@ -5,8 +5,8 @@ It reads no registry and moves no alias; whoever asks writes the decision down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,21 @@ class GateDecision:
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values."""
         return {**asdict(self), "reasons": list(self.reasons), "comparisons": [asdict(c) for c in self.comparisons]}
+
+
+def joined(decisions: Sequence[GateDecision]) -> GateDecision:
+    """Return one decision of several about a challenger, each on its own rows: it needs the approval of all.
+
+    Counts are those of the decision with the most rows.
+    """
+    largest = max(decisions, key=lambda decision: decision.n_rows)
+    refusals = [reason for decision in decisions if not decision.approved for reason in decision.reasons]
+    return replace(
+        largest,
+        approved=not refusals,
+        reasons=tuple(refusals) or tuple(reason for decision in decisions for reason in decision.reasons),
+        comparisons=tuple(comparison for decision in decisions for comparison in decision.comparisons),
+    )
 
 
 class PromotionGate:

@@ -37,8 +37,8 @@ def reliability_figure_svg(curve: ReliabilityCurve) -> str:
     return str(_template().module.reliability(_points(curve))).strip()
 
 
-def reliability_figure_png(curve: ReliabilityCurve) -> bytes:
-    """Return the reliability curve as a PNG of less than 100 kB, for a UI that shows no SVG."""
+def reliability_figure_png(curve: ReliabilityCurve, *, quantity: str = "ctr") -> bytes:
+    """Return the reliability curve of a quantity as a PNG of less than 100 kB, for a UI that shows no SVG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -49,11 +49,12 @@ def reliability_figure_png(curve: ReliabilityCurve) -> bytes:
     high = _limit(curve)
     axes.plot([0, high], [0, high], color="0.7", linewidth=1)
     errors = [
-        [o - lo for o, lo in zip(curve.observed, curve.lower, strict=True)],
-        [up - o for o, up in zip(curve.observed, curve.upper, strict=True)],
+        # A bound that is the rate itself differs from it in the last digit.
+        [max(o - lo, 0.0) for o, lo in zip(curve.observed, curve.lower, strict=True)],
+        [max(up - o, 0.0) for o, up in zip(curve.observed, curve.upper, strict=True)],
     ]
     axes.errorbar(curve.predicted, curve.observed, yerr=errors, fmt="o-", markersize=4, capsize=2, color="#2458a6")
-    axes.set(xlim=(0, high), ylim=(0, high), xlabel="predicted ctr", ylabel="observed ctr")
+    axes.set(xlim=(0, high), ylim=(0, high), xlabel=f"predicted {quantity}", ylabel=f"observed {quantity}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

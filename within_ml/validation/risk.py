@@ -196,14 +196,23 @@ class OneFeatureLogit:
         return np.asarray(centred[:, None], dtype=np.float64)
 
 
-def fit_risk_baselines(
-    X: pd.DataFrame, y: ArrayLike, *, feature: str, sample_weight: ArrayLike | None = None
-) -> Mapping[str, Predictor]:
+def fit_risk_baselines(X: pd.DataFrame, y: ArrayLike, *, feature: str) -> Mapping[str, Predictor]:
     """Fit what a model of risk has to beat, on the rows it was allowed to see; return them by name."""
-    return {
-        "global_rate": GlobalRate().fit(X, y, sample_weight=sample_weight),
-        f"{feature}_logit": OneFeatureLogit(feature).fit(X, y, sample_weight=sample_weight),
-    }
+    return {"global_rate": GlobalRate().fit(X, y), f"{feature}_logit": OneFeatureLogit(feature).fit(X, y)}
+
+
+def cross_fitted_risk_baselines(
+    X: pd.DataFrame, y: ArrayLike, groups: ArrayLike, *, feature: str, folds: int = 5
+) -> dict[str, FloatArray]:
+    """Return the baselines' predictions for each row by baselines that have not seen the row's account."""
+    from sklearn.model_selection import GroupKFold
+
+    outcome, account = np.asarray(y, dtype=np.float64), np.asarray(groups, dtype=object).astype(str)
+    found: dict[str, FloatArray] = {}
+    for inside, outside in GroupKFold(min(folds, len(set(account)))).split(X, outcome, account):
+        for name, baseline in fit_risk_baselines(X.iloc[inside], outcome[inside], feature=feature).items():
+            found.setdefault(name, np.zeros(len(X)))[outside] = baseline.predict(X.iloc[outside])
+    return found
 
 
 def _judged(y: FloatArray, p: FloatArray, bootstrap: ClusterBootstrap) -> RiskJudgement:

@@ -17,6 +17,10 @@ SETTLED = dg.DataVersion("1")
 """Data version of tables without days: a night adds to them what no earlier day may use, so that days made before are
 not stale. Days that a file restates are requested by the sensor of landed days, and what depends on them is stale."""
 
+PARENT_RUN = "dagster/parent_run_id"
+MOST_ACCOUNTS = 200
+"""Changed accounts of a day that its materialization names; for more, and for a new day, it says "all"."""
+
 
 class LandingConfig(dg.Config):
     """Which landing files to look at."""
@@ -110,5 +114,11 @@ def ad_performance(
     """Make the partitions of these days from the landing files that cover them."""
     with measured() as measurement:
         done = ingest_days(lake.store, landing.zone, days(context.partition_keys), run_id=context.run.run_id)
+    # A run that repeats a killed one may find the rows that the latter has committed and told nobody of.
+    known = {} if PARENT_RUN in context.run.tags else done.changed
+    for day in done.commit.rows_by_date:
+        accounts = known.get(day)
+        told = list(accounts) if accounts is not None and len(accounts) <= MOST_ACCOUNTS else "all"
+        context.add_asset_metadata({"changed_accounts": told}, partition_key=day.isoformat())
     reasons = counts_table(done.reasons, name="reason", value="rejected rows")
     return committed(context, done.commit, measurement, rejected_rows=done.rejected, reasons=reasons)

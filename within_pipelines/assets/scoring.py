@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from within_ml.base import ModelType
 from within_ml.features.catalog import FEATURE_VERSION
-from within_ml.lake.audit import audit, check_share
 from within_ml.lake.contracts import AD_KEY, CONTRACTS, Contract
 from within_ml.lake.store import LakeStore
 from within_pipelines.assets.features import NarrowingConfig, ad_features
 from within_pipelines.metadata import column_schema, committed, measured
 from within_pipelines.partitions import BACKFILL_POLICY, DAILY, days
 from within_pipelines.resources import LakeResource, RegistryResource
+from within_pipelines.rows import audited
 
 BACKFILL_TAG = "dagster/backfill"
 CONTRACT = CONTRACTS["ad_scores"]
@@ -166,9 +166,4 @@ def told_rows(
     columns = {name: pa.repeat(value, features.num_rows) for name, value in lineage.items()}
     columns |= {name: features[name] for name in features.column_names if name in contract.names}
     columns |= {name: told[name] for name in told.column_names}
-    # A model without intervals or reasons says so by null.
-    columns = {c.name: pa.nulls(features.num_rows, c.type) for c in contract.columns if c.nullable} | columns
-    rows = pa.table({c.name: pc.cast(columns[c.name], c.type) for c in contract.columns})
-    result = audit(rows, contract)
-    check_share(result, contract, maximum=0.0)
-    return result.accepted
+    return audited(columns, contract, rows=features.num_rows)

@@ -18,13 +18,16 @@ from within_ml.lake.store import LakeStore, days_between
 from within_ml.splits import OutOfTimeSplit
 from within_pipelines.assets.features import ad_features, reader
 from within_pipelines.assets.lake import ad_performance
-from within_pipelines.metadata import arrow_schema, committed, counts_table, measured, picture
+from within_pipelines.files import write_whole
+from within_pipelines.metadata import Measured, arrow_schema, committed, counts_table, measured, picture
 from within_pipelines.partitions import AS_OF_MONDAYS
 from within_pipelines.resources import FeatureResource, LakeResource, RegistryResource, TrainingResource
 
 if TYPE_CHECKING:
     from within_ml.ad_score import AdScorePredictor
+    from within_ml.registry import ModelRegistry
     from within_ml.validation.evaluation import EvaluationReport
+    from within_ml.validation.gate import GateDecision
 
 GROUP = "training"
 OWNERS = ["team:ml"]
@@ -123,9 +126,7 @@ def ad_score_model(
             "validation_rows": len(validation),
             "model_type": config.model_type,
             "weights": dg.MetadataValue.json(predictor.corrections_.weights_),
-            "feature_importance": counts_table(
-                _most(predictor.get_feature_importance()), name="feature", value="share"
-            ),
+            "feature_importance": counts_table(most(predictor.get_feature_importance()), name="feature", value="share"),
             **measurement.metadata,
         }
     )
@@ -287,15 +288,34 @@ def ad_score_champion(
             weights,
             campaign_groups(test),
         )
-        verdict = "promoted"
-        try:
-            registry.promote(
-                name, version, decision=decision, reason="weekly training", decided_by="gate", run_id=context.run.run_id
-            )
-        except PromotionRefusedError as refusal:
-            # A refusal is a result, not a failure: it stands in the ledger and the champion goes on.
-            verdict = "refused"
-            context.log.info(str(refusal))
+        verdict = decide(context, registry, name, version, decision)
+    return verdict_result(registry, name, version, decision, verdict, measurement)
+
+
+def decide(
+    context: dg.AssetExecutionContext, registry: "ModelRegistry", name: str, version: str, decision: "GateDecision"
+) -> str:
+    """Write the gate's decision into the ledger and follow it; return what became of the challenger."""
+    try:
+        registry.promote(
+            name, version, decision=decision, reason="weekly training", decided_by="gate", run_id=context.run.run_id
+        )
+    except PromotionRefusedError as refusal:
+        # A refusal is a result, not a failure: it stands in the ledger and the champion goes on.
+        context.log.info(str(refusal))
+        return "refused"
+    return "promoted"
+
+
+def verdict_result(
+    registry: "ModelRegistry",
+    name: str,
+    version: str,
+    decision: "GateDecision",
+    verdict: str,
+    measurement: Measured,
+) -> dg.MaterializeResult[Any]:
+    """What the UI shows of a decision."""
     return dg.MaterializeResult(
         metadata={
             "verdict": verdict,
@@ -336,12 +356,9 @@ def _frames(store: LakeStore, as_of: str) -> tuple[dict[str, pd.DataFrame], int]
 
 
 def _write_report(report: "EvaluationReport", folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     files = {"report.json": report.to_json(), "report.html": report.to_html()}
     for name, text in files.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / name)
+        write_whole(folder / name, text.encode())
     return [folder / name for name in files]
 
 
@@ -357,9 +374,7 @@ def _write_pictures(predictor: "AdScorePredictor", test: pd.DataFrame, folder: P
     if len(curve):
         files["training_curve.json"] = curve.to_json(orient="records", indent=2).encode()
     for name, content in files.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+        write_whole(folder / name, content)
     return [folder / name for name in files]
 
 
@@ -372,7 +387,8 @@ def _interval_metadata(report: "EvaluationReport") -> dg.MetadataValue[Any]:
     )
 
 
-def _most(importance: dict[str, float], count: int = 15) -> dict[str, float]:
+def most(importance: dict[str, float], count: int = 15) -> dict[str, float]:
+    """The most important features."""
     first = sorted(importance.items(), key=lambda item: -item[1])[:count]
     return {name: round(share, 4) for name, share in first}
 

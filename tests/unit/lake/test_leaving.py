@@ -132,3 +132,10 @@ def test_options_that_came_later_leave_older_simulations_as_they_are():
     assert SimulationConfig().fingerprint() == "e29af08feb868fd04abd5e945895120cd8da837af7484ba7cf705370f5a7f34e"
     assert SimulationConfig(churn_model="hazard").fingerprint() != SimulationConfig().fingerprint()
     assert simulate(SimulationConfig(accounts=2, days=3)).hazards.num_rows == 0
+
+
+@pytest.mark.parametrize("days", [1, 7, 30])
+def test_short_histories_are_drawn_too(days: int):
+    agency = simulate(SimulationConfig(accounts=3, days=days, churn_model="hazard", max_images=1))
+    assert sum(day.num_rows for day in agency.performance()) > 0
+    assert agency.hazards.num_rows <= 3 * (days // 7 + 1)

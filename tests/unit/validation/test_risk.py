@@ -9,11 +9,12 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from within_ml.errors import InputError, NotFittedError
-from within_ml.validation.gate import PromotionGate
+from within_ml.validation.gate import PromotionGate, joined
 from within_ml.validation.risk import (
     RISK_CRITERIA,
     OneFeatureLogit,
     calibration_slope,
+    cross_fitted_risk_baselines,
     evaluate_risk,
     fit_risk_baselines,
 )
@@ -85,3 +86,24 @@ def test_the_gate_speaks_of_accounts():
     few = gate.decide(risk[:20], None, {}, left[:20], np.ones(20), accounts[:20])
     assert not few.approved
     assert any("Too few accounts to decide" in reason for reason in few.reasons)
+
+
+def test_cross_fitted_baselines_have_not_seen_the_account():
+    left = np.array([1.0] * 10 + [0.0] * 90)
+    accounts = np.repeat(np.arange(10), 10)
+    X = pd.DataFrame({"trend": np.zeros(100)})
+    p = cross_fitted_risk_baselines(X, left, accounts, feature="trend", folds=10)["global_rate"]
+    assert set(p[:10].round(9)) == {0.0}
+    assert p[10:] == pytest.approx(np.full(90, 1 / 9))
+
+
+def test_a_challenger_needs_every_decision():
+    risk, left, accounts = planted(600)
+    gate = PromotionGate(RISK_CRITERIA)
+    good = gate.decide(risk, None, {"global_rate": np.full(600, left.mean())}, left, np.ones(600), accounts)
+    few = gate.decide(risk[:20], risk[:20], {}, left[:20], np.ones(20), accounts[:20])
+    both = joined([few, good])
+    assert (good.approved, few.approved, both.approved) == (True, False, False)
+    assert both.reasons == few.reasons
+    assert both.n_rows == 600
+    assert joined([good, good]).approved

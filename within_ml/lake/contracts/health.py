@@ -49,6 +49,14 @@ ACCOUNT_HEALTH = Contract(
         Column("frequency", pa.float64(), "Impressions per unit of audience that is reached", True),
         Column("fatigue", pa.float64(), "How fast its ads' click rates fall as they age", True),
         text("segment", "Segment of the account on that day"),
+        Column(
+            "bad_anomalies_7d",
+            pa.int64(),
+            "Anomalies of the last 7 days that are bad for the advertiser; null where the day's were not looked for",
+            True,
+            "count",
+            0,
+        ),
         Column("early_warning", pa.bool_(), "Whether the risk of leaving is above the warning threshold"),
         json_text(
             "contributing_factors", "What moves the score, the strongest first: feature, value, points, sentence"

@@ -38,15 +38,15 @@ YOUNG_DAYS = 150
 _DAYS_A_MONTH = 365.25 / 12
 
 LEAST_HAZARD = 0.0005
-MOST_HAZARD = 0.15
+MOST_HAZARD = 0.50
 """Weekly probability of giving notice of a content account, and of one whose discontent knows no bounds."""
 
 NOTICE_DAYS = 14
 """Days from the notice to the first day without the account."""
 
-MEMORY = 0.7
-STEP_AT = 1.5
-STEP_WIDTH = 0.25
+MEMORY = 0.85
+STEP_AT = 1.3
+STEP_WIDTH = 0.12
 """Share of the discontent that is left a week later, where the hazard is halfway, and how steep it is there."""
 
 HAZARD_SCHEMA = pa.schema(

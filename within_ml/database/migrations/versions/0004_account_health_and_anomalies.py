@@ -25,10 +25,11 @@ def upgrade() -> None:
             "bad_state_probability": sa.Double,
             **dict.fromkeys([*RISKS, *INDICATORS], sa.Double),
             "segment": sa.Text,
+            "bad_anomalies_7d": sa.BigInteger,
             "early_warning": sa.Boolean,
             **dict.fromkeys(["contributing_factors", "recommended_actions", "model_version", "run_id"], sa.Text),
         },
-        optional=[*RISKS, *INDICATORS, "segment", "model_version", "run_id"],
+        optional=[*RISKS, *INDICATORS, "segment", "bad_anomalies_7d", "model_version", "run_id"],
         checks={
             "health_score_range": "health_score BETWEEN 0 AND 100",
             "risk_level_known": "risk_level IN ('low', 'medium', 'high', 'critical')",
