@@ -213,6 +213,15 @@ class TestForms:
         assert found["account_id"].tolist() == list(range(24))
         assert model.get_contributing_factors(7).account_id == "7"
 
+    def test_accounts_may_be_joined_to_the_days(self, fitted, agency):
+        daily, accounts = agency
+        joined = daily.merge(accounts.drop(columns="currency"), on="account_id")
+
+        pd.testing.assert_frame_equal(
+            fitted.predict_health(joined, dates=["2024-04-10"]),
+            fitted.predict_health(daily, accounts=accounts, dates=["2024-04-10"]),
+        )
+
     def test_a_table_is_explained_by_its_ids_or_rows(self, of_table):
         model, table, _ = of_table
         named = table.assign(account_id=table["customer_id"])
@@ -381,6 +390,11 @@ class TestBadInput:
 
         assert len(fitted.predict_health(daily[:0])) == 0
         assert len(fitted.predict_churn_risk(daily[:0])) == 0
+
+    def test_an_empty_table_is_refused(self):
+        table, y = churn_table(20)
+        with pytest.raises(InputError, match="must have rows"):
+            AccountHealthPredictor().fit(table[:0], y[:0])
 
     def test_money_may_be_missing(self, agency):
         daily, _accounts = agency
