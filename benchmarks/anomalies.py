@@ -87,7 +87,7 @@ def judge(agency: Agency, detector: AnomalyDetector) -> tuple[pd.DataFrame, dict
         )
         for t in truth.itertuples()
     ]
-    rows = [_found(found, row) for row in truth.itertuples()]
+    rows = [found_of(found, row) for row in truth.itertuples()]
     truth = pd.concat([truth, pd.DataFrame(rows)], axis=1)
     days = found[["account_id", "date"]].drop_duplicates()
     planted = {
@@ -97,7 +97,7 @@ def judge(agency: Agency, detector: AnomalyDetector) -> tuple[pd.DataFrame, dict
     return truth, {"flagged": len(days), "false": false, "seconds": seconds, "rows": len(frame)}
 
 
-def _found(found: pd.DataFrame, row: object) -> dict[str, object]:
+def found_of(found: pd.DataFrame, row: object) -> dict[str, object]:
     near = (found["account_id"] == row.account_id) & found["date"].between(row.start_date, row.end_date)
     mine = found[near & (found["metric"] == row.metric)]
     if mine.empty:

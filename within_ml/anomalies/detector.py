@@ -77,6 +77,13 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
     anomalies_, events_ : DataFrame
         What the last `detect_anomalies` found; `explain_anomaly` reads it.
 
+    Notes
+    -----
+    Conversions of the newest days are incomplete. What all accounts lack together is not told of any of them (`peers`);
+    where there are fewer than eight, too few conversions on the last six days are told only beyond the ordinary delay
+    (`composing.ARRIVED`). Which direction is good stands in `metrics`. A series is judged after seven days of its own;
+    days without rows are bridged, a new level is accepted after seven days, and a change of currency begins money anew.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)

@@ -28,12 +28,12 @@ BAND_TAIL = 0.005
 """Share of the values that the expected band leaves out on either side."""
 
 SURGE = 1.8
-SURGE_PRIOR = 2.0
+SURGE_PRIOR = 3.5
 """From this factor on ctr, conversions must speak for interest with this log-likelihood to make the surge good news."""
 
 _CTR, _CVR = NAMES.index("ctr"), NAMES.index("cvr")
 _CONVERSIONS = NAMES.index("conversions")
-_CLICK_METRICS = ("clicks", "ctr", "impressions")
+_CLICK_METRICS = ("clicks", "ctr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +187,15 @@ def _account_totals(judged: JudgedNight) -> tuple[Floats, Floats]:
 
 
 def _contexts(judged: JudgedNight, part: str | None, row: NDArray[Any], account: NDArray[Any]) -> NDArray[Any]:
-    judged_here = ~np.isnan(judged.night.p[row, account])
-    weekday = judged.date.day_name()
-    known = json.dumps({"weekday": weekday, "judged": True, "parts": part})
-    unknown = json.dumps({"weekday": weekday, "judged": False, "parts": part})
-    return np.where(judged_here, known, unknown).astype(object)
+    """Return JSON objects: weekday, whether there was a baseline, along which parts, and the relative noise."""
+    source = judged.night.account
+    noise = np.sqrt(source.unit / source.mean + source.extra)[row, account]
+    start = json.dumps({"weekday": judged.date.day_name(), "parts": part})[:-1]
+    told = [
+        f'{start}, "judged": false, "noise": null}}' if np.isnan(n) else f'{start}, "judged": true, "noise": {n:.4g}}}'
+        for n in noise.tolist()
+    ]
+    return np.array(told, dtype=object)
 
 
 def element_of(judged: JudgedNight, series: int, keys: Sequence[tuple[str, str]]) -> str:

@@ -37,8 +37,8 @@ def common_factor(value: Floats, mean: Floats, unit: Floats, peers: Ints) -> Flo
                 shrunk = np.median(chosen) * chosen.size / (chosen.size + _PEER_PRIOR)
                 factor[row, mine] = np.exp(shrunk)
     for row in _LATE:
-        if (factor[row] == 1.0).all():
-            factor[row] = _arrived(value[row], mean[row], unit[row])
+        # Groups that had too few counts for a median share the one of all.
+        factor[row] = np.where(factor[row] == 1.0, _arrived(value[row], mean[row], unit[row]), factor[row])
     return factor
 
 

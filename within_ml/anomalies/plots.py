@@ -15,7 +15,7 @@ from within_ml.errors import InputError, shown
 
 _DPI = 80
 _COLOURS = 256
-MAX_DAYS = 180
+MAX_DAYS = 120
 """Of longer histories the last days are drawn."""
 
 
