@@ -95,6 +95,42 @@ class TestHealth:
         assert set(careful.risk_.members_) == {"additive"}
 
 
+class TestWarnings:
+    def test_they_come_long_before_an_account_leaves(self, fitted):
+        daily, accounts = daily_rows(seed=5)
+        report = fitted.early_warnings(daily, accounts=accounts)
+
+        assert report.leads["account_id"].tolist() == ["a00", "a04", "a08", "a12", "a16", "a20"]
+        assert report.median_lead_days >= 14
+        assert report.detected > 0.8
+        assert report.false_alarm_rate <= 0.15
+        assert report.threshold == fitted.threshold_
+
+    def test_they_are_those_of_the_table(self, fitted, agency, health):
+        daily, accounts = agency
+        flagged = health[health["early_warning"]]
+        leads = fitted.early_warnings(daily, accounts=accounts).leads.dropna()
+        first = flagged.groupby("account_id")["date"].min()
+
+        assert (flagged["churn_risk_30d"] >= fitted.threshold_).all()
+        assert (leads["account_id"].map(first) <= leads["first_warning"]).all()
+
+    def test_the_curve_goes_through_the_horizons(self, fitted, agency, health):
+        daily, accounts = agency
+        rows = fitted.features(daily, accounts=accounts, dates=["2024-03-05"])
+        row = health[health["date"] == "2024-03-05"]
+        curve = fitted.churn_curve(rows, [7, 14, 30, 60, 90])
+
+        assert np.allclose(curve[:, [1, 2, 4]], row[RISKS])
+        assert (np.diff(curve, axis=1) >= 0).all()
+
+    def test_a_segment_goes_through(self, fitted, agency):
+        rows = fitted.features(agency[0], accounts=agency[1])
+
+        assert set(fitted.score(rows.assign(segment="large"))["segment"]) == {"large"}
+        assert fitted.score(rows)["segment"].isna().all()
+
+
 class TestFactorsAndActions:
     def test_factors_add_up_to_the_log_odds(self, fitted, agency):
         daily, accounts = agency
