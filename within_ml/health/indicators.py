@@ -47,6 +47,7 @@ QUIET_DAYS = 90
 _DAYS_A_MONTH = 365.25 / 12
 _PRIOR_INFORMATION = 16.0
 """What draws an elasticity to 1: a standard deviation of 1/4."""
+_NOTHING = 1e-9
 _CELLS_AT_ONCE = 2_000_000
 _AD = ("platform", "campaign_id", "ad_id")
 _AUDIENCE = ("platform", "audience_age", "audience_gender")
@@ -229,7 +230,8 @@ def _price(grid: DailyGrid, name: str, window: int) -> FloatArray:
 
 
 def _divided(part: FloatArray, whole: FloatArray) -> FloatArray:
-    return np.asarray(part / np.where(whole > 0, whole, np.nan), dtype=np.float64)
+    # Sums of money below any coin are no spend; divided by them a ratio would be infinite.
+    return np.asarray(part / np.where(whole > _NOTHING, whole, np.nan), dtype=np.float64)
 
 
 def _ratio_against_before(grid: DailyGrid, parts: tuple[str, str], window: int, longer: int) -> FloatArray:
