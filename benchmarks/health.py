@@ -459,7 +459,8 @@ def main(arguments: list[str] | None = None) -> None:
             kept(figures / f"planned_{s}.json", lambda s=s: planned_figures(s, *size))
             for s in range(first, first + told.planned)
         ]
-    command = f"python -m benchmarks.health --seeds {told.seeds} --accounts {told.accounts} --days {told.days}"
+    command = f"python -m benchmarks.health --seeds {told.seeds} --planned {told.planned}"
+    command += f" --accounts {told.accounts} --days {told.days}"
     write_result("health.md", page(seeds, planned, command), folder=told.results)
 
 

@@ -14,9 +14,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from within_ml.registry import MODEL_REGISTRY, configure_registry, get_ad_score_predictor
+    from within_ml.registry import (
+        MODEL_REGISTRY,
+        configure_registry,
+        get_ad_score_predictor,
+        get_anomaly_detector,
+        get_health_predictor,
+    )
 
-__all__ = ["MODEL_REGISTRY", "configure_registry", "get_ad_score_predictor"]
+__all__ = [
+    "MODEL_REGISTRY",
+    "configure_registry",
+    "get_ad_score_predictor",
+    "get_anomaly_detector",
+    "get_health_predictor",
+]
 
 
 def __getattr__(name: str) -> object:

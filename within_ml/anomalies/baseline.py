@@ -223,9 +223,14 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
     seen = ~np.isnan(value) & ~(far & np.isnan(night.z))
     week = weekday_factor(levels, weekday)
     fresh = seen & np.isnan(levels.rate)
+    levels.facts = np.where(np.isnan(facts), levels.facts, 0.95 * levels.facts + facts)
     with np.errstate(divide="ignore", invalid="ignore"):
         levels.rate = np.where(fresh, value / (base * week), levels.rate)
         unit = night.unit if not fresh.any() else _unit(levels)
+        # Money without a single click or order has no scale yet: such a day is no beginning.
+        unknown = np.isnan(unit)
+        levels.rate = np.where(fresh & unknown, np.nan, levels.rate)
+        seen, fresh = seen & ~unknown, fresh & ~unknown
         count = levels.rate * base * week / unit
         noise = relative_spread(levels) + 1.0 / np.maximum(count, 0.5)
         mean = levels.rate * base * week
@@ -245,7 +250,6 @@ def learn(levels: Levels, night: Expected, facts: Floats, weekday: int, far: Boo
     levels.rate = np.where(known, moved, levels.rate)
     levels.variance = np.where(known, (1 - gain) * predicted, levels.variance)
     levels.days += seen
-    levels.facts = np.where(np.isnan(facts), levels.facts, 0.95 * levels.facts + facts)
     _accept(levels, night, week, far, known)
 
 

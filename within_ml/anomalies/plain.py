@@ -59,6 +59,10 @@ def judge_plain(performance: Performance, metrics: tuple[str, ...], sensitivity:
 def _series(
     performance: Performance, metrics: tuple[str, ...]
 ) -> Iterator[tuple[str, str, pd.DatetimeIndex, NDArray[np.float64]]]:
+    if performance.single:
+        (name,), rows = performance.metrics, performance.frame
+        yield "all", name, pd.DatetimeIndex(rows["date"]), rows[name].to_numpy(np.float64)
+        return
     made = {m.name: m for m in METRICS}
     given = set(performance.metrics)
     for account, rows in performance.frame.groupby("account_id", sort=True):

@@ -21,8 +21,8 @@ _COUNT_SPREAD, _RATE_SPREAD = 0.25, 0.10
 _COUNT_SHIFT, _RATE_SHIFT = 0.30, 0.20
 """Ordinary relative shift of all that is not the cause, as on another weekday (standard deviation of the log)."""
 
-_COUNT_WEIGHT = 0.25
-"""Cells of one ad rise and fall together in volume: so many independent ones is each worth."""
+_COUNT_WEIGHT = 0.5
+"""Cells of one campaign rise and fall together in volume: so many independent ones is each worth."""
 
 _ELEMENT_COST = 3.0
 """Log-likelihood that each element of a set after the first must gain, beyond its choice."""
@@ -33,6 +33,7 @@ class Cells:
     """Finest cells: what is expected of each and what came, in events, shape (cells,); ``spread`` is relative.
 
     ``shift`` is the ordinary shift of all together, ``weight`` the number of independent cells that one is worth.
+    ``counted`` are the cells that went on from one period to the other; the rest came or went and had no factor.
     """
 
     expected: FloatArray
@@ -40,6 +41,7 @@ class Cells:
     spread: FloatArray
     shift: float
     weight: float
+    counted: Mask
 
     def cost(self, inside: Mask, elements: int, choices: int) -> float:
         """Return the negative log-likelihood (up to a constant) of one factor on the cells inside and one outside.
@@ -48,16 +50,25 @@ class Cells:
         prior on its log, so that a cause and its complement are not the same. ``elements`` named out of ``choices``
         cost the log of the number of such sets; all cells together cost nothing.
         """
-        cost = self.weight * self._deviance(inside) / 2
-        if inside.all():
+        outside = self.counted & ~inside
+        cost = self.weight * self._deviance(self.counted & inside) / 2
+        if not outside.any():
             return cost
-        outside = ~inside
-        log_factor = np.log(self._factor(outside))
-        cost += self.weight * self._deviance(outside) / 2 + (log_factor / self.shift) ** 2 / 2
+        cost += self.weight * self._deviance(outside) / 2 + self._prior(outside)
         return float(cost + log(comb(choices, elements)) + _ELEMENT_COST * (elements - 1))
 
+    def ordinary_cost(self) -> float:
+        """Return the cost of no cause at all: an ordinary shift of all cells."""
+        return self.weight * self._deviance(self.counted) / 2 + self._prior(self.counted)
+
+    def _prior(self, chosen: Mask) -> float:
+        return float((np.log(self._factor(chosen)) / self.shift) ** 2 / 2)
+
     def _factor(self, chosen: Mask) -> float:
-        return float((self.actual[chosen].sum() + 0.5) / (self.expected[chosen].sum() + 0.5))
+        y, expected, spread = self.actual[chosen], self.expected[chosen], self.spread[chosen]
+        # A cell of which little is known, such as a new ad's, does not set the factor of the others.
+        weight = 1 / (1 + spread**2 * expected)
+        return float(((weight * y).sum() + 0.5) / ((weight * expected).sum() + 0.5))
 
     def _deviance(self, chosen: Mask) -> float:
         y, spread = self.actual[chosen], self.spread[chosen]
@@ -71,19 +82,21 @@ class Cells:
 def count_cells(expected: FloatArray, actual: FloatArray, parent: NDArray[np.int64], unit: float) -> Cells:
     """Return the cells of a count; new cells take the place of those that went in the same ``parent`` (a campaign).
 
-    Ads are replaced all the time; that is no news while the campaign goes on. ``unit`` is the money of one event, 1 for
-    counts.
+    Ads are replaced all the time; that is no news while the campaign goes on. Campaigns that begin or end are not
+    counted. ``unit`` is the money of one event, 1 for counts.
     """
     old, new = expected / unit, actual / unit
     gone, fresh = (new <= 0) & (old > 0), (old <= 0) & (new > 0)
     n = int(parent.max()) + 1 if len(parent) else 0
+    went_on = (np.bincount(parent, old, minlength=n) > 0) & (np.bincount(parent, new, minlength=n) > 0)
+    stays = went_on[parent]
     left = np.bincount(parent, weights=np.where(gone, old, 0.0), minlength=n)
     came = np.bincount(parent, weights=np.where(fresh, new, 0.0), minlength=n)
     moved = np.minimum(left, came)
     kept = 1 - np.divide(moved, left, out=np.zeros(n), where=left > 0)
     filled = np.divide(moved, came, out=np.zeros(n), where=came > 0)
     old = np.where(gone, old * kept[parent], np.where(fresh, new * filled[parent], old))
-    return Cells(old, new, _spread(_COUNT_SPREAD, old), _COUNT_SHIFT, _COUNT_WEIGHT)
+    return Cells(old, new, _spread(_COUNT_SPREAD, old), _COUNT_SHIFT, _COUNT_WEIGHT, stays)
 
 
 def rate_cells(
@@ -108,7 +121,14 @@ def rate_cells(
     for group in chain:
         up = np.bincount(group, weights=numerator)[group] + weight * rate
         rate = up / (np.bincount(group, weights=expected_base)[group] + weight)
-    return Cells(rate * actual_base, actual / unit, _spread(_RATE_SPREAD, rate * expected_base), _RATE_SHIFT, 1.0)
+    return Cells(
+        rate * actual_base,
+        actual / unit,
+        _spread(_RATE_SPREAD, rate * expected_base),
+        _RATE_SHIFT,
+        1.0,
+        np.ones(len(rate), dtype=np.bool_),
+    )
 
 
 def _spread(ordinary: float, events: FloatArray) -> FloatArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -51,8 +51,15 @@ _OTHER_PRIOR = 4.0
 Of descriptions that mean the same cells the one with the least is told: an account's only campaign as the campaign.
 """
 
-_MIN_SHARE, _ENOUGH_SHARE, _MAX_ELEMENTS = 0.10, 0.67, 5
-"""Adtributor's thresholds: an element must explain a tenth, and two thirds are enough (section 5.1 of the paper)."""
+_INNER = ("ad_group_id", "ad_id")
+_MOST, _LITTLE = 0.8, 0.2
+"""Volumes: ads are told instead of their campaign if they make most of its change and its other ads changed little."""
+
+_ENOUGH_GAIN = 3.0
+"""Log-likelihood that a cause must gain over an ordinary day to be told before campaigns that began or ended."""
+
+_MIN_SHARE, _MAX_ELEMENTS = 0.10, 5
+"""An element of a set must explain a tenth of the change, as in Adtributor; sets have at most five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,8 @@ def root_causes(
     Per dimension Adtributor proposes sets: elements by falling surprise, each explaining at least a tenth of the change
     (Bhagwan et al., NSDI 2014). Across dimensions the paper ranks by surprise, which favours dimensions of many
     elements and cannot say "everything"; here the set is first whose elements, all changed by one factor and the rest
-    left as it was, describe the finest cells best, at a cost per element.
+    left as it was, describe the finest cells best, at a cost per element. Campaigns that began or ended were planned
+    to: they are told first only where nothing else happened.
 
     Parameters
     ----------
@@ -143,12 +151,18 @@ def root_causes(
     change = _change(expected, actual, metric, tuple(dimension_columns(expected, chosen)))
     if change is None:
         return ()
-    cells = _cells(change)
-    whole = np.ones(len(change.expected), dtype=np.bool_)
+    outer = _without_ads(change)
+    cells = _cells(outer)
+    whole = np.ones(len(outer.expected), dtype=np.bool_)
     proposals = [_Proposal(cells.cost(whole, 0, 0), WHOLE_ACCOUNT, np.empty(0, dtype=np.int64), whole)]
-    for number in range(len(change.dimensions)):
-        proposals += _best_set(change, cells, number)
-    return tuple(_told(change, proposal) for proposal in _ranked(proposals))
+    for dimension in outer.dimensions:
+        proposals += _best_set(outer, cells, dimension)
+    ranked = _ranked(proposals)
+    gain = cells.ordinary_cost() - ranked[0].cost - ranked[0].prior
+    ranked[int(gain > _ENOUGH_GAIN) : 0] = _come_or_gone(outer, cells)
+    if outer is not change:
+        ranked = _with_ads(change, ranked)
+    return tuple(_told(change, proposal) for proposal in ranked)
 
 
 def to_json(causes: Iterable[Cause]) -> str:
@@ -183,11 +197,13 @@ def _ranked(proposals: list[_Proposal]) -> list[_Proposal]:
     return list(kept.values())
 
 
-def _best_set(change: _Change, cells: Cells, number: int) -> list[_Proposal]:
+def _best_set(change: _Change, cells: Cells, dimension: str) -> list[_Proposal]:
     """Return the best set of one dimension, or none if no element explains enough."""
+    number = change.dimensions.index(dimension)
     codes, names = change.codes[number], change.names[number]
     shares, surprise, _ = _judged(change, codes, len(names))
-    enough = np.flatnonzero(shares > _MIN_SHARE)
+    went_on = np.bincount(codes, cells.counted, minlength=len(names)) > 0
+    enough = np.flatnonzero((shares > _MIN_SHARE) & went_on)
     order = enough[np.lexsort((enough, -shares[enough], -surprise[enough]))][:_MAX_ELEMENTS]
     tried = [order[:size] for size in range(2, order.size + 1)]
     # All elements of a dimension are the whole account, unless it has but one.
@@ -196,8 +212,63 @@ def _best_set(change: _Change, cells: Cells, number: int) -> list[_Proposal]:
     for chosen in tried:
         inside = np.isin(codes, chosen)
         cost = cells.cost(inside, len(chosen), len(names))
-        proposals.append(_Proposal(cost, change.dimensions[number], chosen, inside))
+        proposals.append(_Proposal(cost, dimension, chosen, inside))
     return [min(proposals, key=lambda p: p.cost)] if proposals else []
+
+
+def _without_ads(change: _Change) -> _Change:
+    """Return a count's cells summed over the ads of a campaign, which take over volume from each other all the time."""
+    outer = [i for i, name in enumerate(change.dimensions) if name not in _INNER]
+    if change.expected_base is not None or "campaign_id" not in change.dimensions or len(outer) == len(change.codes):
+        return change
+    cell = np.zeros(len(change.expected), dtype=np.int64)
+    example = cell
+    for i in outer:
+        cell = cell * len(change.names[i]) + change.codes[i]
+        _, example, cell = np.unique(cell, return_index=True, return_inverse=True)
+    return replace(
+        change,
+        dimensions=tuple(change.dimensions[i] for i in outer),
+        names=tuple(change.names[i] for i in outer),
+        codes=tuple(change.codes[i][example] for i in outer),
+        expected=_by_element(cell, change.expected, len(example)),
+        actual=_by_element(cell, change.actual, len(example)),
+    )
+
+
+def _with_ads(change: _Change, ranked: list[_Proposal]) -> list[_Proposal]:
+    """Add the best sets of ads: before their campaign if they are what changed in it, else last."""
+    cells = _cells(change)
+    proposals = [p for name in _INNER if name in change.dimensions for p in _best_set(change, cells, name)]
+    for proposal in _ranked(proposals)[::-1]:
+        narrower = _is_what_changed(change, proposal.inside, ranked[0])
+        ranked = [proposal, *ranked] if narrower else [*ranked, proposal]
+    return ranked
+
+
+def _is_what_changed(change: _Change, ads: NDArray[np.bool_], first: _Proposal) -> bool:
+    if first.dimension != "campaign_id" or len(first.elements) != 1:
+        return False
+    campaign = change.codes[change.dimensions.index("campaign_id")] == first.elements[0]
+    others = campaign & ~ads
+    if (ads & ~campaign).any() or not others.any():
+        return False
+    difference = change.actual - change.expected
+    most = abs(difference[ads].sum()) >= _MOST * abs(difference[campaign].sum())
+    return bool(most and abs(difference[others].sum()) <= _LITTLE * change.expected[others].sum())
+
+
+def _come_or_gone(change: _Change, cells: Cells) -> list[_Proposal]:
+    """Return the campaigns that began or ended and explain enough; they have no factor and so no cost."""
+    if cells.counted.all() or "campaign_id" not in change.dimensions:
+        return []
+    number = change.dimensions.index("campaign_id")
+    codes, names = change.codes[number], change.names[number]
+    shares, _, _ = _judged(change, codes, len(names))
+    moved = np.bincount(codes, cells.counted, minlength=len(names)) == 0
+    chosen = np.flatnonzero(moved & (shares > _MIN_SHARE))
+    chosen = chosen[np.argsort(-shares[chosen], kind="stable")][:_MAX_ELEMENTS]
+    return [_Proposal(0.0, "campaign_id", chosen, np.isin(codes, chosen))] if chosen.size else []
 
 
 def _judged(change: _Change, codes: Codes, count: int) -> tuple[FloatArray, FloatArray, Parts]:

@@ -21,10 +21,11 @@ FloatArray = NDArray[np.float64]
 
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _LIMIT = 4.0
+_RANGE = (0.005, 0.995)
 _MIN_MISSING = 5
 _MAX_TERMS = 400
 _RIDGE_ON_NOTHING = 1e-9
-_MOST_STEPS, _LARGEST_STEP, _SMALL_STEP = 40, 3.0, 1e-4
+_MOST_STEPS, _MOST_HALVINGS, _SMALL_STEP = 50, 20, 1e-4
 _MANY_ROWS = 2_000
 BEND_PENALTY = 4.0
 """How much dearer a bend is than a slope."""
@@ -32,17 +33,21 @@ BEND_PENALTY = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One column: standardised, clipped, broken at ``knots`` (standardised too), with a flag where it is missing."""
+    """One column: standardised, kept within ``range``, broken at ``knots`` (standardised too), with a flag if missing.
+
+    Outside of what nearly all rows of the fit had a column says no more than at the end: a line goes on for ever.
+    """
 
     centre: float
     spread: float
     knots: tuple[float, ...]
     has_missing: bool
+    range: tuple[float, float] = (-_LIMIT, _LIMIT)
 
     def terms(self, values: FloatArray) -> FloatArray:
         """Return the column's terms, shape (n, width)."""
         missing = np.isnan(values)
-        z = np.clip((np.where(missing, self.centre, values) - self.centre) / self.spread, -_LIMIT, _LIMIT)
+        z = np.clip((np.where(missing, self.centre, values) - self.centre) / self.spread, *self.range)
         columns = [z, *(np.maximum(z - knot, 0.0) for knot in self.knots)]
         if self.has_missing:
             columns.append(missing.astype(np.float64))
@@ -164,7 +169,7 @@ class AdditiveLogit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return parameters and state as JSON values."""
-        shapes = [[s.centre, s.spread, list(s.knots), s.has_missing] for s in self.design_.shapes]
+        shapes = [[s.centre, s.spread, list(s.knots), s.has_missing, list(s.range)] for s in self.design_.shapes]
         return {
             "ridge": self.ridge,
             "bends": self.bends,
@@ -186,7 +191,8 @@ class AdditiveLogit:
         try:
             model = cls(ridge=float(state["ridge"]), bends=bool(state["bends"]))
             shapes = [
-                Shape(float(c), float(s), tuple(map(float, knots)), bool(m)) for c, s, knots, m in state["shapes"]
+                Shape(float(c), float(s), tuple(map(float, knots)), bool(m), (float(low), float(high)))
+                for c, s, knots, m, (low, high) in state["shapes"]
             ]
             model.design_ = Design(tuple(shapes), np.array(state["centre"], dtype=np.float64))
             model.coefficients_ = np.array(state["coefficients"], dtype=np.float64)
@@ -203,15 +209,31 @@ def _newton(rows: FloatArray, y: FloatArray, w: FloatArray, penalty: FloatArray,
     """
     ridge = np.concatenate([[_RIDGE_ON_NOTHING], penalty])
     light = rows.astype(np.float32) if len(rows) >= _MANY_ROWS else rows
+    margin = rows @ beta
+    loss = _loss(margin, y, w, ridge, beta)
     for _ in range(_MOST_STEPS):
-        p = expit(rows @ beta)
+        p = expit(margin)
         slope = np.maximum(w * p * (1 - p), 1e-12)
         curvature = (light.T * slope.astype(light.dtype)) @ light
         step = np.linalg.solve(curvature.astype(np.float64) + np.diag(ridge), rows.T @ (w * (y - p)) - ridge * beta)
-        beta = beta + np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        # Where outcomes are nearly told apart a whole step may lead away; the loss is convex: a shorter one does not.
+        for _ in range(_MOST_HALVINGS):
+            moved = beta + step
+            then = rows @ moved
+            lower = _loss(then, y, w, ridge, moved)
+            if lower <= loss:
+                break
+            step = step / 2
+        else:
+            return beta
+        beta, margin, loss = moved, then, lower
         if np.abs(step).max() < _SMALL_STEP:
             break
     return beta
+
+
+def _loss(margin: FloatArray, y: FloatArray, w: FloatArray, ridge: FloatArray, beta: FloatArray) -> float:
+    return float(w @ (np.logaddexp(0.0, margin) - y * margin) + 0.5 * ridge @ beta**2)
 
 
 def _shape(values: FloatArray, *, bends: bool) -> Shape:
@@ -224,9 +246,12 @@ def _shape(values: FloatArray, *, bends: bool) -> Shape:
     # The quartiles of a standard normal distribution are 1.349 apart; a column that is one value on most rows has none.
     spread = 1.0 if flag else float(max((high - low) / 1.349, known.std() / 3)) or 1.0
     centre = 0.0 if flag else float(centre)
-    if flag or not bends or np.unique(known).size < len(_QUANTILES):
+    if flag:
         return Shape(centre, spread, (), missing)
     z = (known - centre) / spread
+    low, high = np.clip(np.quantile(z, _RANGE), -_LIMIT, _LIMIT).tolist()
+    if not bends or np.unique(known).size < len(_QUANTILES):
+        return Shape(centre, spread, (), missing, (low, high))
     knots = np.unique(np.quantile(z, _QUANTILES))
-    knots = knots[(knots > z.min()) & (knots < z.max()) & (np.abs(knots) < _LIMIT)]
-    return Shape(centre, spread, tuple(knots.tolist()), missing)
+    knots = knots[(knots > low) & (knots < high)]
+    return Shape(centre, spread, tuple(knots.tolist()), missing, (low, high))

@@ -34,6 +34,9 @@ GONE, NO_HISTORY, LABEL = "gone", "no_history", "label"
 CONTEXT = ("industry", "country")
 """Columns of the accounts table that a model may learn from, beside those that indicators are made of."""
 
+ACCOUNT_COLUMNS = ("onboarded_date", "churned_date", "monthly_budget", *CONTEXT)
+"""Columns of the accounts table that are looked at."""
+
 MAX_DAYS = 3_660
 MONEY = ("spend", "conversions", "revenue")
 
@@ -130,7 +133,7 @@ def account_rows(
     if settled and as_of is not None:
         as_of = as_of - timedelta(days=ATTRIBUTION_DELAY_DAYS)
     rows = read_daily(account_data, as_of=as_of)
-    accounts = checked_accounts(accounts)
+    accounts = accounts_of(rows, accounts)
     if rows.empty:
         frame = pd.DataFrame(columns=[*KEYS, *INDICATORS, GONE])
         nothing = np.zeros(0, dtype=np.int64)
@@ -172,8 +175,10 @@ def _futures(
     return spells, until_bad
 
 
-def checked_accounts(accounts: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Return the accounts table as it is, if it is one.
+def accounts_of(rows: pd.DataFrame, accounts: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return the accounts table as it is, if it is one; without one what the daily rows tell of their accounts.
+
+    Rows may have the columns of the accounts table joined to them; the latest value that is there counts.
 
     Raises
     ------
@@ -181,7 +186,10 @@ def checked_accounts(accounts: pd.DataFrame | None) -> pd.DataFrame | None:
         If it has no ``account_id``, or an account twice.
     """
     if accounts is None:
-        return None
+        told = [name for name in ACCOUNT_COLUMNS if name in rows.columns]
+        if not told or rows.empty:
+            return None
+        return rows.sort_values("date", kind="stable").groupby("account_id")[told].last().reset_index()
     if not isinstance(accounts, pd.DataFrame) or "account_id" not in accounts.columns:
         raise InputError("accounts must be a DataFrame with one row per account_id, however: there is no such column.")
     twice = accounts.loc[accounts["account_id"].duplicated(), "account_id"]

@@ -36,7 +36,7 @@ from within_ml.health.history import (
     LABEL,
     NO_HISTORY,
     account_rows,
-    checked_accounts,
+    accounts_of,
     read_daily,
     wanted_dates,
     without_rows,
@@ -149,7 +149,8 @@ class AccountHealthPredictor(BaseMLModel):
         sample_weight : array-like, shape (n,), optional
             What each row of a table counts.
         accounts : DataFrame, optional
-            One row per account: ``account_id``, ``churned_date``, ``onboarded_date``, ``monthly_budget``, ``industry``.
+            One row per account: ``account_id``, ``churned_date``, ``onboarded_date``, ``monthly_budget``, ``industry``,
+            ``country``; the same columns may also be joined to the daily rows instead.
         account_features : DataFrame, optional
             Rows of the lake's ``account_features``; its numbers become features.
         as_of : date, optional
@@ -173,10 +174,14 @@ class AccountHealthPredictor(BaseMLModel):
 
     def _fit_table(self, table: pd.DataFrame, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
         X = as_table(table)
+        if not len(X):
+            raise InputError("The table to be fitted on must have rows, however: there are none.")
         outcome = told.binary(y, len(X))
         weight = checked_weight(sample_weight, len(X))
         groups = X["account_id"].astype(str).to_numpy() if "account_id" in X.columns else None
-        features = self._chosen(X.drop(columns=[name for name in told.NO_FEATURES if name in X.columns]))
+        # Beside an account's id these are its day and what became of it; elsewhere they are columns like others.
+        beside = [name for name in told.NO_FEATURES if name in X.columns and groups is not None]
+        features = self._chosen(X.drop(columns=beside))
         self.risk_ = RiskModel(self.kind, self.config).fit(features, outcome, weight, groups)
         self._keep(features, None)
 
@@ -205,8 +210,6 @@ class AccountHealthPredictor(BaseMLModel):
         self._keep(features, churn)
 
     def _chosen(self, features: pd.DataFrame) -> pd.DataFrame:
-        if not len(features):
-            raise InputError("The table to be fitted on must have rows, however: there are none.")
         if self.indicators is None:
             return features
         if unknown := [name for name in self.indicators if name not in features.columns]:
@@ -253,8 +256,8 @@ class AccountHealthPredictor(BaseMLModel):
             ``account_id``, ``date``, features, and the flags ``gone`` (the account has left, as could be seen on the
             day) and ``no_history`` (a client without any performance yet).
         """
-        accounts = checked_accounts(accounts)
         daily = read_daily(account_data)
+        accounts = accounts_of(daily, accounts)
         days = wanted_dates(dates, daily)
         rows = account_rows(daily, accounts, account_features, dates=days).frame
         if days is None:

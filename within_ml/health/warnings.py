@@ -17,6 +17,9 @@ FloatArray = NDArray[np.float64]
 WARNED_DAYS = 30
 """The risk that warnings look at is that of leaving within so many days."""
 
+EARLY_DAYS = 60
+"""Days before an account leaves on which a warning is wanted."""
+
 LONGEST_LEAD_DAYS = 90
 """A warning longer ago than this was about something else."""
 
@@ -50,22 +53,36 @@ class WarningReport:
 
 
 def alarm_threshold(churn: ChurnHazard, X: pd.DataFrame, spells: Spells, rate: float) -> float:
-    """Return the least risk with which accounts that stayed had a warning on a share ``rate`` of their days.
+    """Return the least risk of a warning, chosen on risks by members that did not see the account.
 
-    Risks are those of members that did not see the account; 1 where no account stayed.
+    Accounts that stayed may have a warning on a share ``rate`` of their days. Of the thresholds that keep to this, the
+    one that tells the last `EARLY_DAYS` days of those who left best from the days of those who stayed: where that is
+    easy, false alarms are fewer than they may be. 1 where no account stayed.
     """
     names = np.unique(spells.account.astype(str))
     place = np.searchsorted(names, spells.account.astype(str))
     risk = churn.calibrated(churn.out_of_fold(X, place), [WARNED_DAYS])[:, 0]
-    stayed = _stayed(place, spells, len(names))[place] & np.isfinite(risk)
+    stayed = _stayed(place, spells, len(names))[place]
     if not stayed.any():
         return 1.0
-    weight = 1.0 / np.bincount(place[stayed], minlength=len(names))[place[stayed]]
-    order = np.argsort(-risk[stayed], kind="stable")
-    share = np.cumsum(weight[order]) / weight.sum()
-    # The risk of the first row that would be one too many: above it, and with it all that share it, is silent.
-    first = risk[stayed][order][min(int(np.searchsorted(share, rate, side="right")), len(order) - 1)]
-    return float(np.nextafter(first, np.inf))
+    false, right = _shares(place, stayed), _shares(place, ~stayed & (spells.until <= EARLY_DAYS))
+    order = np.argsort(-risk, kind="stable")
+    value, false, right = risk[order], np.cumsum(false[order]), np.cumsum(right[order])
+    # Rows of one risk are warned of together: what counts is where they end.
+    ends = np.flatnonzero(np.append(np.diff(value) < 0, True))
+    allowed = ends[false[ends] <= rate]
+    if not allowed.size:
+        return float(np.nextafter(value[0], np.inf))
+    # Of thresholds that are as good, such as all of them where nobody left, the one that warns most.
+    gain = right[allowed] - false[allowed] * bool(right[-1])
+    return float(value[allowed[gain.size - 1 - int(np.argmax(gain[::-1]))]])
+
+
+def _shares(place: NDArray[np.int64], rows: NDArray[np.bool_]) -> FloatArray:
+    """Weigh the rows so that each account that has any counts the same and all sum to 1; other rows count nothing."""
+    counts = np.bincount(place[rows], minlength=int(place.max(initial=-1)) + 1)
+    weight = np.where(rows, 1.0 / np.maximum(counts[place], 1), 0.0)
+    return np.asarray(weight / max(float((counts > 0).sum()), 1.0), dtype=np.float64)
 
 
 def warning_report(risk: FloatArray, spells: Spells, dates: pd.Series, threshold: float) -> WarningReport:

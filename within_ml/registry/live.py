@@ -16,6 +16,8 @@ from within_ml.registry.records import VersionRecord
 
 if TYPE_CHECKING:
     from within_ml.ad_score import AdScorePredictor
+    from within_ml.anomalies import AnomalyDetector
+    from within_ml.health import AccountHealthPredictor
 
 
 class ChampionView(Mapping[str, object]):
@@ -122,6 +124,50 @@ def get_ad_score_predictor(version: str = CHAMPION) -> AdScorePredictor:
         If the model's files were altered.
     """
     return cast("AdScorePredictor", MODEL_REGISTRY.open().load(ModelType.AD_SCORE.value, version))
+
+
+def get_health_predictor(version: str = CHAMPION) -> AccountHealthPredictor:
+    """Load the model of account health.
+
+    Parameters
+    ----------
+    version
+        An alias (``"champion"``, ``"challenger"``, ``"previous_champion"``) or a version's number.
+
+    Raises
+    ------
+    RegistryError
+        If no registry was named, or there is no such version.
+    ModelFormatError
+        If the model's files were altered.
+    """
+    return cast("AccountHealthPredictor", MODEL_REGISTRY.open().load(ModelType.ACCOUNT_HEALTH.value, version))
+
+
+def get_anomaly_detector(version: str | None = None) -> AnomalyDetector:
+    """Make the anomaly detector that the night uses, or load one that was registered.
+
+    Parameters
+    ----------
+    version
+        An alias or number of a registered detector with its baselines; None for a new one, which learns from the data
+        that it is given.
+
+    Raises
+    ------
+    RegistryError
+        If a version is asked for and there is no registry or no such version.
+
+    Examples
+    --------
+    >>> get_anomaly_detector().baseline_window
+    28
+    """
+    from within_ml.anomalies import AnomalyDetector
+
+    if version is None:
+        return AnomalyDetector()
+    return cast(AnomalyDetector, MODEL_REGISTRY.open().load(ModelType.ANOMALY_DETECTOR.value, version))
 
 
 def _mlflows_own_uri() -> str:

@@ -31,7 +31,8 @@ HISTORY_MONTHS = 4
 DIMENSIONS = ("platform", "campaign_id", "ad_group_id", "ad_id", "region", "audience_age", "audience_gender")
 """Where causes are looked for."""
 
-TOPIC_DAYS = 35
+TOPIC_DAYS = 38
+"""Last days of which topics are told: 7, the 28 that they are compared with, and 3 between them."""
 RECENT = dg.TimeWindowPartitionMapping(start_offset=1 - TOPIC_DAYS, allow_nonexistent_upstream_partitions=True)
 PICTURE_DAYS = 60
 SEVERITIES = ("low", "medium", "high")
@@ -93,7 +94,7 @@ def anomalies(
     backfill_policy=BACKFILL_POLICY,
     pool="scoring",
     deps=[dg.AssetDep(ad_performance, partition_mapping=RECENT), "ads"],
-    description="Topics of ads whose click rates rise beyond chance: the last 7 days beside the 28 before them.",
+    description="Topics of ads whose click rates rise beyond chance: the last 7 days beside 28 before them.",
     metadata={"dagster/column_schema": column_schema(TOPICS)},
 )
 def trending_topics(

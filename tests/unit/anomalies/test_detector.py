@@ -292,3 +292,25 @@ def test_a_higher_sensitivity_never_tells_less(quiet):
 
     assert counts == sorted(counts)
     assert counts[-1] > counts[0]
+
+
+def test_a_first_day_without_revenue_does_not_spoil_the_roas_of_anyone():
+    rng = np.random.default_rng(1)
+    days = pd.date_range("2024-01-01", periods=60)
+    rows = pd.DataFrame(
+        {
+            "date": np.tile(days, 4),
+            "account_id": np.repeat(["a", "b"], 120),
+            "campaign_id": np.repeat(["a1", "a2", "b1", "b2"], 60),
+            "impressions": 10_000,
+            "clicks": rng.binomial(10_000, 0.03, 240),
+        }
+    )
+    rows["spend"] = rows["clicks"] * 0.5
+    rows["conversions"] = rng.binomial(rows["clicks"], 0.05)
+    rows["revenue"] = rows["conversions"] * rng.normal(40.0, 4.0, 240)
+    rows.loc[(rows["campaign_id"] == "a1") & (rows["date"] == days[0]), ["conversions", "revenue"]] = 0.0
+    metrics = AnomalyDetector().detect_anomalies(rows).metrics
+    judged = metrics[(metrics["metric"] == "roas") & (metrics["date"] >= days[14])]
+    assert judged[["expected", "lower", "upper"]].notna().all().all()
+    assert (judged["lower"] < judged["upper"]).all()

@@ -49,8 +49,8 @@ def test_constant_and_short_series_are_quiet(values):
     assert not len(AnomalyDetector().detect_anomalies(frame))
 
 
-def test_a_series_with_a_time_twice_is_refused():
-    frame = series("1h")
+def test_a_daily_series_with_a_day_twice_is_refused():
+    frame = series("1D")
 
     with pytest.raises(InputError, match="duplicates"):
         AnomalyDetector().detect_anomalies(pd.concat([frame, frame.iloc[:2]]))
@@ -89,3 +89,14 @@ def test_rates_without_counts_are_judged_as_they_are():
 def test_updating_with_a_single_series_is_refused():
     with pytest.raises(InputError, match="days of accounts"):
         AnomalyDetector().update_baseline(series("1h"))
+
+
+def test_a_clock_that_tells_a_time_twice_loses_no_point():
+    times = pd.date_range("2024-01-01", periods=400, freq="h").to_series().reset_index(drop=True)
+    times[200] = times[199]
+    frame = pd.DataFrame({"timestamp": times, "value": np.random.default_rng(0).normal(50, 1, 400)})
+    frame.loc[399, "value"] = 500.0
+    report = AnomalyDetector().detect_anomalies(frame)
+    assert len(report.metrics) == 400
+    assert report.metrics["value"].tolist() == frame["value"].tolist()
+    assert report.metrics["is_anomaly"].iloc[-1]

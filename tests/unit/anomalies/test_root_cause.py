@@ -114,6 +114,8 @@ def _cells(**factors):
         ("impressions", "impressions", "platform", "google"),
         ("clicks", "clicks", "region", "US-NY"),
         ("ctr", "clicks", "ad_id", "ad5"),
+        ("impressions", "impressions", "ad_id", "ad5"),
+        ("impressions", "impressions", "campaign_id", "c1"),
     ],
 )
 def test_the_changed_element_is_named_first(metric, column, dimension, value):

@@ -16,7 +16,7 @@ from within_ml.anomalies.topics import find_topics
 from within_ml.anomalies.trending import COLUMNS, trending_topics
 from within_ml.errors import InputError
 from within_ml.lake.contracts import CONTRACTS
-from within_ml.lake.simulation import SimulationConfig, simulate
+from within_ml.lake.simulation import SimulationConfig, simulate, write_truth
 
 AS_OF = dt.date(2024, 3, 1)
 HOOKS = ("Half price", "Looking for", "Award winning", "Last chance: fresh")
@@ -141,6 +141,18 @@ class TestPlantedBursts:
             chosen = ratio[ratio.index.isin(mine)]
             assert (chosen > 1.2).all() == rises
             assert len(chosen) >= 5
+
+    @pytest.mark.parametrize("bursts", [0, 1])
+    def test_the_truth_is_written_where_there_is_one(self, bursts, tmp_path):
+        agency = simulate(SimulationConfig(accounts=20, days=60, seed=3, bursts=bursts, max_images=1))
+        write_truth(agency, tmp_path)
+        assert (tmp_path / "bursts.parquet").exists() == bool(bursts)
+        assert agency.bursts.num_rows == bursts
+
+    @pytest.mark.parametrize("bursts", [-1, 1.5, "many"])
+    def test_their_number_is_checked(self, bursts):
+        with pytest.raises(InputError, match="bursts must be a whole number"):
+            SimulationConfig(bursts=bursts)
 
     def test_they_are_found(self):
         agency = simulate(SimulationConfig(accounts=30, days=100, seed=201, bursts=3, drift_size=0.0))

@@ -30,8 +30,8 @@ def health(fitted, agency):
 
 class TestHealth:
     def test_it_has_the_columns_of_the_table(self, health):
-        lineage = {"model_version", "run_id"}
-        wanted = [column.name for column in ACCOUNT_HEALTH.columns if column.name not in lineage]
+        added_later = {"bad_anomalies_7d", "model_version", "run_id"}
+        wanted = [column.name for column in ACCOUNT_HEALTH.columns if column.name not in added_later]
 
         assert set(health.columns) == set(wanted)
         assert not health.duplicated(["account_id", "date"]).any()
@@ -93,6 +93,42 @@ class TestHealth:
 
         assert (found.loc[found["bad_state_probability"] >= 0.03, "risk_level"] == "critical").all()
         assert set(careful.risk_.members_) == {"additive"}
+
+
+class TestWarnings:
+    def test_they_come_long_before_an_account_leaves(self, fitted):
+        daily, accounts = daily_rows(seed=5)
+        report = fitted.early_warnings(daily, accounts=accounts)
+
+        assert report.leads["account_id"].tolist() == ["a00", "a04", "a08", "a12", "a16", "a20"]
+        assert report.median_lead_days >= 14
+        assert report.detected > 0.8
+        assert report.false_alarm_rate <= 0.15
+        assert report.threshold == fitted.threshold_
+
+    def test_they_are_those_of_the_table(self, fitted, agency, health):
+        daily, accounts = agency
+        flagged = health[health["early_warning"]]
+        leads = fitted.early_warnings(daily, accounts=accounts).leads.dropna()
+        first = flagged.groupby("account_id")["date"].min()
+
+        assert (flagged["churn_risk_30d"] >= fitted.threshold_).all()
+        assert (leads["account_id"].map(first) <= leads["first_warning"]).all()
+
+    def test_the_curve_goes_through_the_horizons(self, fitted, agency, health):
+        daily, accounts = agency
+        rows = fitted.features(daily, accounts=accounts, dates=["2024-03-05"])
+        row = health[health["date"] == "2024-03-05"]
+        curve = fitted.churn_curve(rows, [7, 14, 30, 60, 90])
+
+        assert np.allclose(curve[:, [1, 2, 4]], row[RISKS])
+        assert (np.diff(curve, axis=1) >= 0).all()
+
+    def test_a_segment_goes_through(self, fitted, agency):
+        rows = fitted.features(agency[0], accounts=agency[1])
+
+        assert set(fitted.score(rows.assign(segment="large"))["segment"]) == {"large"}
+        assert fitted.score(rows)["segment"].isna().all()
 
 
 class TestFactorsAndActions:
@@ -212,6 +248,15 @@ class TestForms:
 
         assert found["account_id"].tolist() == list(range(24))
         assert model.get_contributing_factors(7).account_id == "7"
+
+    def test_accounts_may_be_joined_to_the_days(self, fitted, agency):
+        daily, accounts = agency
+        joined = daily.merge(accounts.drop(columns="currency"), on="account_id")
+
+        pd.testing.assert_frame_equal(
+            fitted.predict_health(joined, dates=["2024-04-10"]),
+            fitted.predict_health(daily, accounts=accounts, dates=["2024-04-10"]),
+        )
 
     def test_a_table_is_explained_by_its_ids_or_rows(self, of_table):
         model, table, _ = of_table
@@ -381,6 +426,11 @@ class TestBadInput:
 
         assert len(fitted.predict_health(daily[:0])) == 0
         assert len(fitted.predict_churn_risk(daily[:0])) == 0
+
+    def test_an_empty_table_is_refused(self):
+        table, y = churn_table(20)
+        with pytest.raises(InputError, match="must have rows"):
+            AccountHealthPredictor().fit(table[:0], y[:0])
 
     def test_money_may_be_missing(self, agency):
         daily, _accounts = agency

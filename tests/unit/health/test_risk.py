@@ -48,6 +48,24 @@ class TestAdditive:
         assert np.corrcoef(bent.margin(x[:, None]), np.abs(x))[0, 1] > 0.95
         assert np.ptp(straight.margin(x[:, None])) < 1
 
+    def test_outcomes_that_are_told_apart_do_not_lead_it_away(self):
+        rng = np.random.default_rng(0)
+        numbers = rng.normal(size=(2500, 6))
+        numbers[:, 1] = numbers[:, 0] + rng.normal(0, 0.01, 2500)
+        y = (numbers[:, 0] > 2.0).astype(float)
+        model = AdditiveLogit(ridge=0.5).fit(numbers, y)
+        p = expit(model.margin(numbers))
+
+        assert p @ (1 - y) / (1 - y).sum() < 0.01
+        assert p @ y / y.sum() > 0.75
+        assert p.sum() == pytest.approx(y.sum(), rel=1e-3)  # the free intercept makes them equal
+
+    def test_beyond_the_rows_of_the_fit_it_says_no_more(self):
+        X, y, _ = rows()
+        model = AdditiveLogit(ridge=1.0).fit(X[["x"]].to_numpy(), y)
+
+        assert model.margin(np.array([[50.0]])) == model.margin(np.array([[500.0]]))
+
     def test_parts_add_up(self):
         X, y, _ = rows()
         numbers = np.column_stack([X["x"], X["noise"], X["kind"] == "b"]).astype(float)
