@@ -416,7 +416,7 @@ class NetworkRate(RateRegressor):
         weight: FloatArray,
     ) -> Rows:
         x, scaled = self._inputs(frame, vectors)
-        columns = (torch.from_numpy(np.ascontiguousarray(a)).float() for a in (margin, y, weight))
+        columns = (torch.from_numpy(np.array(a, dtype=np.float32)) for a in (margin, y, weight))
         return Rows(x.float(), {name: values.float() for name, values in scaled.items()}, *columns)
 
     def _applied(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 DATA_FOLDER = "model"
 _LOADER_MODULE = "within_ml.registry.loading"
+_EXPECTED_HINTS = r"(?s).*(Hint: Inferred schema contains integer|An input example was not provided)"
 _BATCH = 100
 _PARAMETER_LENGTH = 6000
 _NO_METRICS: Mapping[str, float] = MappingProxyType({})
@@ -255,14 +257,17 @@ class MlflowStore:
             # MLflow keeps the name of the data folder, so it gets one that does not depend on the caller's.
             named = Path(temporary) / DATA_FOLDER
             named.symlink_to(candidate.folder.absolute(), target_is_directory=True)
-            mlflow.pyfunc.save_model(
-                Path(temporary) / "saved",
-                loader_module=_LOADER_MODULE,
-                data_path=str(named),
-                signature=infer_signature(*signature) if signature is not None else None,
-                # With requirements MLflow need not find them out by loading the model in another process.
-                pip_requirements=list(pip_requirements or requirements),
-            )
+            with warnings.catch_warnings():
+                # Counts are whole numbers by contract, and an example would be rows of the agency's data.
+                warnings.filterwarnings("ignore", message=_EXPECTED_HINTS, category=UserWarning)
+                mlflow.pyfunc.save_model(
+                    Path(temporary) / "saved",
+                    loader_module=_LOADER_MODULE,
+                    data_path=str(named),
+                    signature=infer_signature(*signature) if signature is not None else None,
+                    # With requirements MLflow need not find them out by loading the model in another process.
+                    pip_requirements=list(pip_requirements or requirements),
+                )
             self.client.log_artifacts(run_id, str(Path(temporary) / "saved"), DATA_FOLDER)
 
     def _create_version(self, name: str, run_id: str, source: str, candidate: Candidate) -> str:
