@@ -57,6 +57,12 @@ def test_planted_anomalies_are_found_told_drawn_and_published(deployment):
     pd.testing.assert_frame_equal(read(deployment, "anomalies", days), found, rtol=1e-9)
     pd.testing.assert_frame_equal(read(deployment, "performance_metrics", days), metrics, rtol=1e-9)
 
+    # A quiet night tells its metrics as well.
+    quiet = next(day for day in days if day not in set(found["date"]))
+    deployment.backfill("anomalies", quiet, quiet)
+    pd.testing.assert_frame_equal(read(deployment, "performance_metrics", days), metrics, rtol=1e-9)
+    assert (metrics["date"] == quiet).any()
+
 
 def test_a_day_without_performance_has_no_anomalies(lake_only):
     day = AGENCY.start_date

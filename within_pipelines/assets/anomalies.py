@@ -71,8 +71,9 @@ def anomalies(
         for first, together in by_history(wanted, HISTORY_MONTHS):
             performance = _performance(store, features, first, together[-1])
             report = _detected(performance, together)
-            metrics = report.metrics if report else pd.DataFrame(columns=METRICS.names)
-            rows = report.anomalies if report else pd.DataFrame(columns=ANOMALIES.names)
+            # A report of no anomalies has a length of 0, and still tells all metrics.
+            metrics = pd.DataFrame(columns=METRICS.names) if report is None else report.metrics
+            rows = pd.DataFrame(columns=ANOMALIES.names) if report is None else report.anomalies
             for day in together:
                 told[day] = contracted(on(metrics, day), METRICS, run_id=run_id)
                 found[day] = contracted(on(rows, day), ANOMALIES, run_id=run_id)
