@@ -16,7 +16,7 @@ QUIET = (
 PATIENCE_MS = 60_000
 SETTLE_MS = 3_000
 """The graph is drawn, then its colours and counts arrive."""
-GROUPS = ("lake", "features", "training", "scoring", "publishing")
+GROUPS = ("lake", "features", "training", "scoring", "monitoring", "publishing")
 
 
 def browser_path() -> str | None:
@@ -35,16 +35,17 @@ def browser_page(width: int = 1500, height: int = 1080, *, scale: float = 1.0) -
         browser.close()
 
 
-def open_asset_graph(page: Page, address: str, *, bare: bool = False) -> None:
-    """Open the graph of all assets with every group unfolded; ``bare`` folds what stands beside it."""
+def open_asset_graph(page: Page, address: str) -> None:
+    """Open the graph of all assets, folded into their groups."""
     page.goto(f"{address}/asset-groups")
     for group in GROUPS:
         page.get_by_text(group, exact=True).first.wait_for()
-    if bare:
-        page.get_by_text("Hide navigation").click()
-        page.get_by_placeholder("Jump to…").locator("xpath=following::button[1]").click()
+
+
+def unfold(page: Page) -> None:
+    """Unfold all groups; of a large graph only what is in sight is drawn."""
     page.keyboard.press("Alt+e")
-    page.get_by_text("ad_score_champion").first.wait_for()
+    page.get_by_text("landing_files", exact=True).first.wait_for()
 
 
 def main() -> None:
@@ -54,14 +55,11 @@ def main() -> None:
     address = parser.parse_args().url.rstrip("/")
     if browser_path() is None:
         parser.error(f"A browser is required ({', '.join(BROWSERS)}), however none is installed.")
-    with browser_page(scale=1.5) as page:
-        open_asset_graph(page, address, bare=True)
-        page.wait_for_timeout(SETTLE_MS)
-        # Away from the header and the zoom's buttons, which lie over the graph.
-        page.mouse.move(900, 500)
-        page.mouse.down()
-        page.mouse.move(880, 525, steps=5)
-        page.mouse.up()
+    with browser_page(width=1200, height=620, scale=1.5) as page:
+        open_asset_graph(page, address)
+        page.get_by_text("Hide navigation").click()
+        # Folds the list of groups beside the graph.
+        page.get_by_placeholder("Jump to…").locator("xpath=following::button[1]").click()
         page.wait_for_timeout(SETTLE_MS)
         page.screenshot(path=Path(__file__).parent / "asset_graph.png")
 

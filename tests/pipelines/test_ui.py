@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from docs.make_pictures import BROWSERS, GROUPS, browser_page, browser_path, open_asset_graph
+from docs.make_pictures import BROWSERS, GROUPS, browser_page, browser_path, open_asset_graph, unfold
 from within_ml.errors import SettingsError
 from within_pipelines.postgres import project_root
 from within_pipelines.settings import Settings
@@ -19,7 +19,7 @@ from within_pipelines.ui import serve
 
 EXPORT = Path(__file__).parents[1] / "data" / "sources" / "google_ads.csv"
 WITHIN = [sys.executable, "-m", "within_pipelines.cli"]
-WHAT_THE_GRAPH_SHOWS = ("ad_performance", "ad_features", "ad_training_set", "ad_score_champion", "published_scores")
+WHAT_THE_GRAPH_SHOWS = ("ad_performance", "ad_features", "ad_scores", "account_health", "feature_drift")
 TROUBLE = ("An error occurred", "Failed to load", "Unexpected error", "not found", "PythonError")
 
 
@@ -68,6 +68,7 @@ def test_the_asset_graph_and_a_partition_page(environment, server_folder):
         children = psutil.Process(process.pid).children(recursive=True)
         with browser_page() as page:
             open_asset_graph(page, dagster)
+            unfold(page)
             for text in (*GROUPS, *WHAT_THE_GRAPH_SHOWS):
                 page.get_by_text(text, exact=True).first.wait_for()
             assert not trouble_on(page)
