@@ -77,11 +77,14 @@ EVERY_HISTORY = dg.TimeWindowPartitionMapping(start_offset=-79, allow_nonexisten
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """What is known as of a Monday: daily performance, accounts, their features, and the tables' versions."""
+    """What is known as of a Monday: daily performance, accounts, the tables' versions, and the accounts' features.
+
+    Features are None where not every day of performance has them.
+    """
 
     performance: pd.DataFrame
     accounts: pd.DataFrame
-    features: pd.DataFrame
+    features: pd.DataFrame | None
     versions: dict[str, int]
 
 
@@ -348,11 +351,15 @@ def _history(store: LakeStore, features: FeatureResource, training: TrainingReso
     last = monday - timedelta(days=1)
     first = history_start(monday - timedelta(days=training.days), HISTORY_MONTHS)
     versions = {table: store.version(table) or 0 for table in ("ad_performance", "account_features", "accounts")}
-    there = store.dates("account_features", monday - timedelta(days=training.days), last)
+    performance = daily_sums(reader(store), first=first, last=last, by=DETAIL, limits=features.limits())
+    begin = monday - timedelta(days=training.days)
+    there = store.dates("account_features", begin, last)
+    # Features of some days only would tell the days apart and not the accounts.
+    complete = {day for day in performance["date"].dt.date.unique() if day >= begin} <= set(there)
     return History(
-        daily_sums(reader(store), first=first, last=last, by=DETAIL, limits=features.limits()),
+        performance,
         store.read("accounts", version=versions["accounts"]).to_pandas(),
-        store.read("account_features", {"date": list(there)}, version=versions["account_features"]).to_pandas(),
+        store.read("account_features", {"date": list(there)}).to_pandas() if there and complete else None,
         versions,
     )
 
