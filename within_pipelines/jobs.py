@@ -6,6 +6,7 @@ from within_pipelines.assets import (
     anomalies,
     features,
     health,
+    health_training,
     lake,
     monitoring,
     publishing,
@@ -60,4 +61,4 @@ health_job = dg.define_asset_job(
 )
 
 ALL_JOBS = [landing_job, performance_job, nightly_job, training_job, drift_job, health_job]
-ASSETS = [anomalies, features, health, lake, monitoring, publishing, regions, scoring, training]
+ASSETS = [anomalies, features, health, health_training, lake, monitoring, publishing, regions, scoring, training]

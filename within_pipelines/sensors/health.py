@@ -13,7 +13,7 @@ from functools import reduce
 
 import dagster as dg
 
-from within_pipelines.assets.health import HISTORY_MONTHS
+from within_pipelines.assets.health_training import HISTORY_MONTHS
 from within_pipelines.jobs import health_job
 from within_pipelines.partitions import history_start
 from within_pipelines.sensors.events import (
