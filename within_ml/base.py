@@ -37,6 +37,23 @@ class ModelType(StrEnum):
     ANOMALY_DETECTOR = "anomaly_detector"
 
 
+class ModelKind(StrEnum):
+    """A product's kinds of model; subclasses name them, the value is what ``model_type`` is asked for with."""
+
+    @classmethod
+    def of(cls, value: str) -> Self:
+        """Return the member of that value.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if value not in list(cls):
+            raise InputError(f"model_type must be one of {shown(str(kind) for kind in cls)}, however: {value!r}.")
+        return cls(value)
+
+
 class BaseMLModel(ABC):
     """A product's model: fitted on a feature frame, saved as a folder of native files, loaded without running code.
 
@@ -132,7 +149,11 @@ class BaseMLModel(ABC):
     def _from_metadata(cls, metadata: ModelMetadata) -> Self:
         """Make the unfitted object; override where the hyperparameters are not plain JSON."""
         return cls(
-            metadata.name, metadata.feature_columns, metadata.version, metadata.details, **metadata.hyperparameters
+            model_name=metadata.name,
+            feature_names=list(metadata.feature_columns),
+            model_version=metadata.version,
+            metadata=metadata.details,
+            **metadata.hyperparameters,
         )
 
     def save(self, path: str | Path) -> None:

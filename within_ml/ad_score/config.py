@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from within_ml.base import ModelKind
 from within_ml.errors import InputError, shown
 
 
-class ScoreModelType(StrEnum):
+class ScoreModelType(ModelKind):
     """What is fitted on top of level and text."""
 
     ENSEMBLE = "ensemble"
@@ -19,19 +20,6 @@ class ScoreModelType(StrEnum):
     """The linear model alone: the one that `AdScorePredictor.update` can carry on from day to day."""
     NN = "nn"
     """A neural network of numeric features, text and image."""
-
-    @classmethod
-    def of(cls, value: str) -> ScoreModelType:
-        """Return the member of that value.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        if value not in list(cls):
-            raise InputError(f"model_type must be one of {shown(str(kind) for kind in cls)}, however: {value!r}.")
-        return cls(value)
 
 
 class Modality(StrEnum):

@@ -311,16 +311,6 @@ class AnomalyDetector(BaseMLModel, BaseEstimator):  # type: ignore[misc]
             "baseline_window": self.baseline_window,
         }
 
-    @classmethod
-    def _from_metadata(cls, metadata: ModelMetadata) -> Self:
-        return cls(
-            model_name=metadata.name,
-            feature_names=metadata.feature_columns,
-            model_version=metadata.version,
-            metadata=metadata.details,
-            **metadata.hyperparameters,
-        )
-
     def _write_state(self, folder: Path) -> None:
         if hasattr(self, "watch_"):
             write_watch(self.watch_, folder)

@@ -10,32 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from within_ml.base import ModelKind
 from within_ml.errors import InputError, shown
 
 HORIZONS = (14, 30, 90)
 """Days within which the risk of churn is told."""
 
 
-class HealthModelType(StrEnum):
+class HealthModelType(ModelKind):
     """What the risks are predicted with."""
 
     BOOSTED = "boosted"
     """Boosted trees and an additive logistic model, weighed by what they are worth on accounts they have not seen."""
     LOGISTIC = "logistic"
     """The additive logistic model alone."""
-
-    @classmethod
-    def of(cls, value: str) -> HealthModelType:
-        """Return the member of that value.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        if value not in list(cls):
-            raise InputError(f"model_type must be one of {shown(str(kind) for kind in cls)}, however: {value!r}.")
-        return cls(value)
 
 
 class RiskLevel(StrEnum):

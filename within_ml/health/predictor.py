@@ -518,16 +518,6 @@ class AccountHealthPredictor(BaseMLModel):
             "config": asdict(self.config),
         }
 
-    @classmethod
-    def _from_metadata(cls, metadata: ModelMetadata) -> Self:
-        return cls(
-            **metadata.hyperparameters,
-            model_name=metadata.name,
-            feature_names=list(metadata.feature_columns),
-            model_version=metadata.version,
-            metadata=metadata.details,
-        )
-
     def _write_state(self, folder: Path) -> None:
         write_state(self, folder)
 
