@@ -158,6 +158,25 @@ def explanation_of(rows: pd.DataFrame, events: pd.DataFrame) -> AnomalyExplanati
     )
 
 
+def bad_anomalies(anomalies: pd.DataFrame, account_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Count the anomalies of each account that are bad for the advertiser, shape (accounts,).
+
+    Parameters
+    ----------
+    anomalies : DataFrame
+        Rows of the table ``anomalies``; one that lasts for several days counts once.
+    account_ids : sequence of str
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"account_id": list("aaab"), "anomaly_id": list("1123"), "sign": ["bad"] * 3 + ["good"]})
+    >>> bad_anomalies(rows, ["a", "b", "c"]).tolist()
+    [2, 0, 0]
+    """
+    bad = anomalies[anomalies["sign"] == "bad"].groupby("account_id")["anomaly_id"].nunique()
+    return np.asarray(bad.reindex(list(account_ids), fill_value=0), dtype=np.int64)
+
+
 def severity_of(p_value: float, size: float | None, sign: str) -> str:
     """Return low, medium or high: high is beyond all chance, by half or more, and not good.
 

@@ -215,6 +215,53 @@ def cross_fitted_risk_baselines(
     return found
 
 
+def judged_predictions(
+    seen: pd.DataFrame,
+    out_of_fold: ArrayLike,
+    later: pd.DataFrame,
+    predicted: ArrayLike,
+    *,
+    feature: str,
+    label: str = "label",
+) -> pd.DataFrame:
+    """Return what to judge a model of risk by: its predictions and the baselines' for rows that none of them has seen.
+
+    Rows it was fitted on are predicted by its folds that have not seen their account, later ones by itself. An agency
+    has tens of accounts and a bad outcome is rare: later weeks alone would take years to tell two models apart.
+
+    Parameters
+    ----------
+    seen, later : DataFrame
+        Rows with ``account_id``, ``date``, the label (0 or 1) and ``feature``.
+    out_of_fold, predicted : array-like, shape (len(seen),) and (len(later),)
+        The model's probabilities.
+    feature : str
+        Feature of the baseline that knows one.
+    label : str
+        Column of the outcome.
+
+    Returns
+    -------
+    DataFrame
+        ``account_id``, ``date`` (ISO text), the label, ``predicted`` and a column per baseline; seen rows first.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"account_id": list("abcdef"), "date": "2024-01-05", "label": [0, 1] * 3, "trend": 0.0})
+    >>> judged_predictions(rows, [0.5] * 6, rows[:1], [0.4], feature="trend").columns.tolist()
+    ['account_id', 'date', 'label', 'predicted', 'global_rate', 'trend_logit']
+    """
+    keys = ["account_id", "date", label]
+    crossed = cross_fitted_risk_baselines(seen, seen[label], seen["account_id"], feature=feature)
+    fitted = fit_risk_baselines(seen, seen[label], feature=feature)
+    before = seen[keys].assign(predicted=np.asarray(out_of_fold, dtype=np.float64), **crossed)
+    after = later[keys].assign(
+        predicted=np.asarray(predicted, dtype=np.float64),
+        **{name: baseline.predict(later) for name, baseline in fitted.items()},
+    )
+    return pd.concat([before, after], ignore_index=True).assign(date=lambda rows: rows["date"].astype(str).str[:10])
+
+
 def _judged(y: FloatArray, p: FloatArray, bootstrap: ClusterBootstrap) -> RiskJudgement:
     from sklearn.metrics import average_precision_score
 

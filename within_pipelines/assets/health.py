@@ -189,14 +189,15 @@ def _scored(
     return predictor.score(rows.merge(segments, on=["date", "account_id"], how="left"))
 
 
-def _bad_anomalies(store: LakeStore, accounts: pd.Series, day: date) -> pd.Series:
-    """How many anomalies of a day and the six before it were bad for each account."""
+def _bad_anomalies(store: LakeStore, accounts: pd.Series, day: date) -> Any:
+    """The bad anomalies of a day and the six before it per account; null where the day's were not looked for."""
+    from within_ml.anomalies.records import bad_anomalies
+
     if day not in store.dates("anomalies", day, day):
         return pd.Series(pd.NA, index=accounts.index, dtype="Int64")
-    week = {"date": [day - timedelta(days=n) for n in range(ANOMALY_DAYS)], "sign": "bad"}
-    found = store.read("anomalies", week, columns=["account_id", "anomaly_id"]).to_pandas()
-    counts = found.groupby("account_id")["anomaly_id"].nunique()
-    return accounts.map(counts).fillna(0).astype("Int64")
+    week = {"date": [day - timedelta(days=n) for n in range(ANOMALY_DAYS)]}
+    found = store.read("anomalies", week, columns=["account_id", "anomaly_id", "sign"]).to_pandas()
+    return bad_anomalies(found, accounts)
 
 
 def _told(rows: pd.DataFrame) -> dict[str, Any]:

@@ -27,8 +27,7 @@ NAME = ModelType.ACCOUNT_HEALTH
 OWNERS = ["team:ml"]
 MODEL, JUDGED, REPORT = "model", "judged.parquet", "report"
 LABEL, PREDICTED = "label", "predicted"
-KEPT = ["account_id", "date", LABEL]
-JUDGED_COLUMNS = (*KEPT, PREDICTED)
+JUDGED_COLUMNS = ("account_id", "date", LABEL, PREDICTED)
 
 HISTORY_MONTHS = 7
 """Months before that of a day whose performance makes the indicators, which look back 180 days."""
@@ -262,21 +261,13 @@ def _judged_rows(
 
 
 def _judged(predictor: "AccountHealthPredictor", seen: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Predictions to judge the model by, its own and the baselines'.
-
-    Account-weeks it was fitted on are predicted by its folds that have not seen the account; later ones by itself. An
-    agency has tens of accounts and a bad outcome is rare: later weeks alone would take years to tell two models apart.
-    """
-    from within_ml.validation.risk import cross_fitted_risk_baselines, fit_risk_baselines
+    """Predictions to judge the model by, its own and the baselines'."""
+    from within_ml.validation.risk import judged_predictions
 
     risk = predictor.risk_model
-    crossed = cross_fitted_risk_baselines(seen, seen[LABEL], seen["account_id"], feature=BASELINE_FEATURE)
-    fitted = fit_risk_baselines(seen, seen[LABEL], feature=BASELINE_FEATURE)
-    before = seen[KEPT].assign(**{PREDICTED: risk.calibrated(risk.out_of_fold_)}, **crossed)
-    after = test[KEPT].assign(
-        **{PREDICTED: predictor.predict(test)}, **{name: baseline.predict(test) for name, baseline in fitted.items()}
+    return judged_predictions(
+        seen, risk.calibrated(risk.out_of_fold_), test, predictor.predict(test), feature=BASELINE_FEATURE
     )
-    return pd.concat([before, after], ignore_index=True).assign(date=lambda rows: rows["date"].astype(str).str[:10])
 
 
 def _too_little(seen: pd.DataFrame, test: pd.DataFrame) -> str:

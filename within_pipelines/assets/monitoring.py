@@ -70,7 +70,7 @@ def feature_drift(
     from within_ml.monitoring.drift import DriftReference
 
     store = lake.store
-    lake.store.require_dates("ad_features", days(context.partition_keys))
+    store.require_dates("ad_features", days(context.partition_keys))
     with measured() as measurement:
         version, training = _reference_rows(store, models.registry(), config.model)
         names = [name for name in WATCHED if name in training.columns]
